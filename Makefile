@@ -1,0 +1,29 @@
+# Everything there is to do, for people, CI and Docker alike: make setup | lint | demo | test | bench
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The environment is made anew when, and only when, its recipe changes.
+STAMP := $(VENV)/.made-from-$(shell cksum pyproject.toml | tr ' ' '-')
+
+.PHONY: setup lint demo test bench
+
+setup: $(STAMP)
+
+$(STAMP):
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $(STAMP)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+demo: setup
+	$(BIN)/python scripts/demo.py
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+bench: setup
+	$(BIN)/python scripts/bench_separate.py

@@ -1,0 +1,128 @@
+"""Wrappers that fit a separator to what comes in and to what is wanted: channels, sample rate, choice of targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mss.audio import resample, resample_blocks
+from mss.separator import Separator, context_of, no_longer
+from mss.wrappers import Wrapper, stream
+
+__all__ = ["Resampled", "Select", "StereoPairs"]
+
+
+class StereoPairs(Wrapper):
+    """Lets a separator of stereo take any number of channels: pair by pair, in the order of WAV files.
+
+    A channel without a partner (mono, centre, LFE) is given on both sides and comes back as their mean. The pairs of 5.1
+    (L R C LFE Ls Rs) are L R, C, LFE, Ls Rs; a count of channels without a standard layout is paired in order.
+    """
+
+    PAIRS: ClassVar = {  # WAV channel order: front pair, centre, LFE, then the pairs behind
+        1: ((0,),),
+        3: ((0, 1), (2,)),
+        5: ((0, 1), (2,), (3, 4)),
+        6: ((0, 1), (2,), (3,), (4, 5)),
+        7: ((0, 1), (2,), (3,), (4,), (5, 6)),
+        8: ((0, 1), (2,), (3,), (4, 5), (6, 7)),
+    }
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """(b, c, t) -> (b, n, c, t), any c."""
+        return self._unfold(self.separator(self._fold(mixture)), mixture.shape[1])
+
+    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        channels: list[int] = []
+
+        def folded() -> Iterator[Tensor]:
+            for block in blocks:
+                channels[:] = [block.shape[1]]
+                yield self._fold(block)
+
+        yield from (self._unfold(y, channels[0]) for y in stream(self.separator, folded()))
+
+    @classmethod
+    def _pairs(cls, channels: int) -> tuple[tuple[int, ...], ...]:
+        in_order = tuple(tuple(range(i, min(i + 2, channels))) for i in range(0, channels, 2))
+        return cls.PAIRS.get(channels, in_order)
+
+    def _fold(self, mixture: Tensor) -> Tensor:
+        left, right = zip(*((pair[0], pair[-1]) for pair in self._pairs(mixture.shape[1])), strict=True)
+        pairs = torch.stack([mixture[:, list(left)], mixture[:, list(right)]], 2)  # (b, p, 2, t)
+        return pairs.flatten(0, 1)
+
+    def _unfold(self, estimates: Tensor, channels: int) -> Tensor:
+        pairs = self._pairs(channels)
+        y = estimates.unflatten(0, (-1, len(pairs)))  # (b, p, n, 2, t)
+        parts = [y[:, i] if len(pair) == 2 else y[:, i].mean(2, keepdim=True) for i, pair in enumerate(pairs)]
+        return torch.cat(parts, 2)  # (b, n, c, t)
+
+
+class Resampled(Wrapper):
+    """Lets a separator take another sample rate: resamples the mixture to its rate and the estimates back.
+
+    Args:
+        separator: at any rate.
+        sample_rate: Hz, of what goes in and comes out.
+    """
+
+    def __init__(self, separator: Separator, sample_rate: int) -> None:
+        super().__init__(separator)
+        self._rate = sample_rate
+
+    @property
+    def sample_rate(self) -> int:
+        return self._rate
+
+    @property
+    def context(self) -> float | None:
+        context = context_of(self.separator)
+        return None if context is None else context + 0.01  # the kernels of both resamplings together
+
+    @property
+    def grid(self) -> int:
+        return 1
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """(b, c, t) -> (b, n, c, t)."""
+        inner = self.separator.sample_rate
+        estimates = self.separator(resample(mixture, self.sample_rate, inner))
+        return resample(estimates, inner, self.sample_rate)[..., : mixture.shape[-1]]
+
+    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        inner = self.separator.sample_rate
+
+        def there_and_back(counted: Iterable[Tensor]) -> Iterator[Tensor]:
+            estimates = stream(self.separator, resample_blocks(counted, self.sample_rate, inner))
+            return resample_blocks(estimates, inner, self.sample_rate)
+
+        yield from no_longer(there_and_back, blocks)
+
+
+class Select(Wrapper):
+    """Keeps some of a separator's targets, in the order given."""
+
+    def __init__(self, separator: Separator, names: Sequence[str]) -> None:
+        super().__init__(separator)
+        unknown = [name for name in names if name not in separator.targets]
+        if unknown or not names:
+            raise ValueError(f"no target {', '.join(unknown)!r}: there are {', '.join(separator.targets)}")
+        self.names = tuple(names)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return self.names
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """(b, c, t) -> (b, n, c, t)."""
+        return self._chosen(self.separator(mixture))
+
+    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        yield from (self._chosen(y) for y in stream(self.separator, blocks))
+
+    def _chosen(self, estimates: Tensor) -> Tensor:
+        return estimates[:, [self.separator.targets.index(name) for name in self.names]]

@@ -1,0 +1,1 @@
+"""What is done with separated stems; imported by the verbs only."""

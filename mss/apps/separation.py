@@ -1,0 +1,244 @@
+"""One file in, its stems out: read, separate and write at the same time, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mss.adapters import Resampled, Select
+from mss.apps.jobs import Job
+from mss.audio import AudioError, AudioInfo, Encoding, Reader, Writer
+from mss.cli import UsageError, background
+from mss.filters import softmask, wiener
+from mss.separator import Separator, SpectralSeparator
+from mss.spec import options_of
+from mss.wrappers import Chunked, Shifted, WithResidual, stream
+
+__all__ = ["Recipe", "Report", "compose", "separate_file"]
+
+BLOCK_SECONDS = 12.0  # read, and handed on, at a time
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a separator is used; None: as it comes.
+
+    Args:
+        targets: stems to keep, in this order.
+        niter: iterations of the multichannel Wiener filter in place of the separator's own filter.
+        segment, overlap: seconds; separate in overlapping segments.
+        shifts: average over this many delays of the input.
+    """
+
+    targets: tuple[str, ...] | None = None
+    niter: int | None = None
+    segment: float | None = None
+    overlap: float | None = None
+    shifts: int | None = None
+
+
+@dataclass
+class Report:
+    """What became of one file: seconds of audio and of work, the gain of all stems, what the user should know."""
+
+    source: Path
+    outputs: dict[str, Path] = field(default_factory=dict)
+    encoding: Encoding | None = None
+    seconds: float = 0.0
+    elapsed: float = 0.0
+    gain: float = 1.0
+    warnings: list[str] = field(default_factory=list)
+
+
+def compose(separator: Separator, recipe: Recipe) -> Separator:
+    """The separator with a recipe's filter and wrappers.
+
+    Raises:
+        UsageError: a target that it has not, or an option that does not go with it.
+    """
+    if recipe.niter is not None:
+        _use_wiener(separator, recipe.niter)
+    try:
+        if recipe.shifts is not None:
+            separator = Shifted(separator, shifts=recipe.shifts)
+        if recipe.segment is not None:
+            separator = Chunked(separator, segment=recipe.segment, overlap=recipe.overlap)
+        elif recipe.overlap is not None:
+            separator = Chunked(separator, overlap=recipe.overlap)
+        return separator if recipe.targets is None else Select(separator, recipe.targets)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _use_wiener(separator: Separator, iterations: int) -> None:
+    modules = separator.modules() if isinstance(separator, nn.Module) else ()
+    spectral = [module for module in modules if isinstance(module, SpectralSeparator)]
+    if not spectral:
+        raise UsageError("--niter needs a model that masks a spectrogram; this one does not")
+    for module in spectral:
+        function, options = options_of(module.filter)
+        power = options["power"] if function is softmask else 1.0
+        module.filter = partial(wiener, iterations=iterations, power=power)
+
+
+@torch.inference_mode()
+def separate_file(
+    separator: Separator,
+    job: Job,
+    *,
+    device: torch.device,
+    residual: str | None = None,
+    encoding: Encoding | None = None,
+    clip_mode: Literal["none", "rescale", "clamp"] = "none",
+    excerpt: tuple[float, float | None] = (0.0, None),
+    progress: Callable[[float, float | None], None] = lambda done, total: None,
+    stop: threading.Event | None = None,
+) -> Report:
+    """Separates the file of a job and writes its stems: all of them, or none.
+
+    Args:
+        separator: on `device`, at any rate.
+        residual: name of one more stem, the input less the others.
+        encoding: of the stems; None: WAV with the bit depth of the input.
+        clip_mode: "none" leaves the stems as they are (an integer format saturates, and a warning says how often),
+            "rescale" lowers all stems by one gain if one would exceed full scale, "clamp" cuts them at full scale.
+        excerpt: start and duration, seconds; a duration of None: to the end.
+        progress: called with the seconds done and the seconds in all, where these are known.
+        stop: set from another thread to give up, as by Ctrl-C.
+
+    Raises:
+        AudioError: the input cannot be read or an output cannot be written; says which and why.
+    """
+    begin = time.perf_counter()
+    with Reader(job.source, start=excerpt[0], duration=excerpt[1]) as reader, _staging(job) as folder:
+        info = reader.info
+        report = Report(job.source, job.outputs, encoding or Encoding.like(info))
+        report.encoding.check(info.sample_rate, info.channels)
+        whole = None if reader.frames is None else reader.frames / info.sample_rate
+
+        def mixture() -> Iterator[Tensor]:
+            for block in background(reader.blocks(round(BLOCK_SECONDS * info.sample_rate))):
+                if stop is not None and stop.is_set():
+                    raise KeyboardInterrupt
+                yield block.unsqueeze(0).to(device)  # (1, c, t)
+
+        def stems() -> Iterator[Tensor]:
+            for estimates in stream(_fitted(separator, info, residual), mixture()):
+                y = estimates[0].cpu()  # (n, c, t)
+                if not torch.isfinite(y).all():
+                    raise AudioError(
+                        f"{job.source}: the model gave samples that are not finite numbers; try --device cpu."
+                    )
+                report.seconds += y.shape[-1] / info.sample_rate
+                progress(report.seconds, whole)
+                yield y.clamp(-1, 1) if clip_mode == "clamp" else y
+
+        if clip_mode == "rescale":
+            rough = _write(stems(), job, folder, info, Encoding("wav", "float32"))
+            report.gain = 1 / max(1.0, *(writer.peak for writer in rough))
+            blocks = _read_together([writer.path for writer in rough], report.gain)
+        else:
+            blocks = stems()
+        written = _write(blocks, job, folder, info, report.encoding)
+        report.warnings = _clipping(written, job)
+        for writer, path in zip(written, job.outputs.values(), strict=True):
+            _publish(writer.path, path)
+    report.elapsed = time.perf_counter() - begin
+    return report
+
+
+def _fitted(separator: Separator, info: AudioInfo, residual: str | None) -> Separator:
+    """The separator at the rate of a file. The residual is taken there, so that it has what a lower rate cannot hold."""
+    if separator.sample_rate != info.sample_rate:
+        separator = Resampled(separator, info.sample_rate)
+    return separator if residual is None else WithResidual(separator, residual)
+
+
+@contextmanager
+def _staging(job: Job) -> Iterator[Path]:
+    """A hidden folder below the output folder, on the same disk as the outputs; goes away in any case."""
+    created = not job.root.exists()
+    try:
+        job.root.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".mss-", dir=job.root))
+    except OSError as error:
+        raise AudioError(
+            f"{job.root}: cannot be written to ({error.strerror}); choose another folder with --out."
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if created and not any(job.root.iterdir()):
+            job.root.rmdir()
+
+
+def _write(blocks: Iterable[Tensor], job: Job, folder: Path, info: AudioInfo, encoding: Encoding) -> list[Writer]:
+    """Writes blocks (n, c, t) to one file per stem in `folder`, in a thread of its own; returns the closed writers."""
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                Writer(
+                    Path(tempfile.mkdtemp(dir=folder)) / f"stem.{encoding.extension}",
+                    info.sample_rate,
+                    info.channels,
+                    encoding=encoding,
+                    tags=info.tags,
+                    layout=info.layout,
+                )
+            )
+            for _ in job.outputs
+        ]
+        with ThreadPoolExecutor(1) as thread:
+            writing = None
+            for block in blocks:
+                if writing is not None:
+                    writing.result()  # raises what went wrong; at most one block waits
+                writing = thread.submit(_write_block, writers, block)
+            if writing is not None:
+                writing.result()
+    return writers
+
+
+def _write_block(writers: Sequence[Writer], block: Tensor) -> None:
+    for writer, stem in zip(writers, block, strict=True):
+        writer.write(stem)
+
+
+def _read_together(paths: Sequence[Path], gain: float) -> Iterator[Tensor]:
+    """Blocks (n, c, t) of several files of one length, times a gain."""
+    with ExitStack() as stack:
+        readers = [stack.enter_context(Reader(path)) for path in paths]
+        size = round(BLOCK_SECONDS * readers[0].info.sample_rate)
+        for blocks in zip(*(reader.blocks(size) for reader in readers), strict=True):
+            yield torch.stack(blocks) * gain
+
+
+def _clipping(writers: Sequence[Writer], job: Job) -> list[str]:
+    return [
+        f"{path.name}: {writer.clipped} samples exceed full scale (peak {writer.peak:.2f}) and were cut off by the integer "
+        "format; use --float32, or --clip-mode rescale to lower all stems together"
+        for writer, path in zip(writers, job.outputs.values(), strict=True)
+        if writer.clipped
+    ]
+
+
+def _publish(source: Path, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, path)
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be written ({error.strerror}); choose another folder with --out.") from error

@@ -1,0 +1,95 @@
+"""Sample rate conversion with a windowed sinc (J. O. Smith, "Digital Audio Resampling"), whole or in blocks.
+
+A rate change from p to q samples is q interleaved filters over p samples, so an input cut at multiples of p, with the
+filter's reach on either side, gives the very samples of the whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from .formats import AudioError
+
+__all__ = ["resample", "resample_blocks"]
+
+_ZERO_CROSSINGS = 64
+_ROLLOFF = 0.95  # of the lower Nyquist frequency, so that the Kaiser window's slope ends below it
+_BETA = 14.77  # about 140 dB of stopband attenuation
+_LARGEST_KERNEL = 50_000_000  # taps of all filters together: 200 MB
+_SHORTEST_BLOCK = 1 << 16  # samples worth building the filters for
+
+
+def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """Change the sample rate, keeping time zero.
+
+    Args:
+        waveform: (..., t) floating point.
+        from_rate: Hz of `waveform`.
+        to_rate: Hz wanted.
+
+    Returns:
+        (..., ceil(t * to_rate / from_rate)); the input itself if the rates are equal.
+
+    Raises:
+        AudioError: if a rate is not a positive integer, or if their ratio is so irregular (44100 to 44101 Hz) that
+            the filters would not fit in memory.
+    """
+    p, q, _ = _ratio(from_rate, to_rate)
+    if p == q:
+        return waveform
+    return _filters(p, q, waveform.dtype, waveform.device)(waveform)
+
+
+@functools.lru_cache(maxsize=4)
+def _filters(p: int, q: int, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+    """The filters of one ratio, which take longer to compute than to apply to a block."""
+    from torchaudio.transforms import Resample  # costs a second to import, and most files need none
+
+    # without a dtype they are computed in float64 and stored in float32
+    wanted = None if dtype == torch.float32 else dtype
+    return Resample(p, q, "sinc_interp_kaiser", _ZERO_CROSSINGS, _ROLLOFF, _BETA, dtype=wanted).to(device)
+
+
+def resample_blocks(blocks: Iterable[Tensor], from_rate: int, to_rate: int) -> Iterator[Tensor]:
+    """`resample` in bounded memory: blocks (..., t) of any lengths in, whose concatenation is resampled, blocks out."""
+    p, q, reach = _ratio(from_rate, to_rate)
+    if p == q:
+        yield from blocks
+        return
+    reach = math.ceil(reach / p) * p  # samples, a multiple of p
+    step = math.ceil(max(_SHORTEST_BLOCK, 4 * reach) / p) * p
+    held: list[Tensor] = []
+    count = past = 0  # samples held; how many of them are context of the left side
+    for block in blocks:
+        held.append(block)
+        count += block.shape[-1]
+        if count < past + step + reach:
+            continue
+        whole = torch.cat(held, dim=-1)
+        ready = (count - past - reach) // p * p  # samples with full context on the right
+        output = resample(whole[..., : past + ready + reach], from_rate, to_rate)
+        yield output[..., past * q // p : (past + ready) * q // p]
+        keep = past + ready - min(reach, past + ready)
+        held, count, past = [whole[..., keep:]], count - keep, min(reach, past + ready)
+    if held and count > past:
+        yield resample(torch.cat(held, dim=-1), from_rate, to_rate)[..., past * q // p :]
+
+
+def _ratio(from_rate: int, to_rate: int) -> tuple[int, int, int]:
+    """The rates in lowest terms and how far the filter reaches, in input samples."""
+    if from_rate != int(from_rate) or to_rate != int(to_rate) or from_rate <= 0 or to_rate <= 0:
+        raise AudioError(f"Sample rates are positive integers in Hz, not {from_rate!r} and {to_rate!r}.")
+    divisor = math.gcd(int(from_rate), int(to_rate))
+    p, q = int(from_rate) // divisor, int(to_rate) // divisor
+    reach = math.ceil(_ZERO_CROSSINGS * p / (min(p, q) * _ROLLOFF)) + p
+    if p != q and q * (2 * reach + p) > _LARGEST_KERNEL:
+        raise AudioError(
+            f"{from_rate} Hz to {to_rate} Hz needs {q} filters, too many to hold: choose rates with a larger common "
+            "divisor, such as 44100 and 48000."
+        )
+    return p, q, reach

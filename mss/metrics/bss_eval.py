@@ -1,0 +1,435 @@
+"""BSS Eval: SDR, ISR, SIR and SAR per target and frame, exactly as ``museval`` gives them, several dozen times faster.
+
+E. Vincent, R. Gribonval, C. Févotte, "Performance measurement in blind audio source separation", IEEE TASLP 14(4),
+2006; images version (v3) and version 4 (one filter for the whole track): F.-R. Stöter, A. Liutkus, N. Ito, "The 2018
+Signal Separation Evaluation Campaign", LVA/ICA 2018. The reference tool is museval 0.4.1 (``museval.metrics``).
+
+An estimate y is split as y = s + e_spat + e_interf + e_artif, with P_j the least-squares projection on the
+``filter_length`` delayed copies of every channel of reference j, and P the one on those of all references:
+
+    e_spat = P_j y - s        e_interf = P y - P_j y        e_artif = y - P y
+
+How it is computed, and why it is fast:
+
+1. *Filters.* The normal equations G C = D need only correlations at lags below ``filter_length``. They come from one
+   pass of blockwise FFTs over all signals at once (`_correlations`), not from FFTs as long as the track. G is
+   block-Toeplitz and shared by all estimates: one Cholesky factor serves them all, and its diagonal blocks give P_j.
+2. *Energies.* museval filters the references of each frame, zero-padded, and sums squares in time. A frame's spectrum
+   on N >= window + filter_length - 1 points holds the same signals without aliasing, so Parseval gives the energies
+   with no inverse FFT (`_parseval`). Frames too long for that (BSS Eval v3, or the whole track) are cut in
+   overlapping segments and summed in time (`_segments`), so that memory stays bounded at any length. Every energy is
+   a sum of squares of the signal itself, never a difference of energies: a SAR of 150 dB is as exact as one of 5 dB.
+3. The SDR of the images version needs no filter: it is the plain SNR of the frame.
+
+Differences from museval, all on purpose:
+
+- An estimate equal to its reference gives SDR = inf exactly; museval returns its rounding noise (about 300 dB).
+- The best permutation ignores silent frames; one silent frame makes museval fall back on the identity, silently.
+- When G is too singular for Cholesky, the solve is LU as in museval, then least squares; the projections agree, the
+  filters need not.
+- NaN, Inf, integer audio, windows that are not whole samples and swapped axes are refused with a message.
+
+Letters: R correlations, G Gram matrix, D right-hand side, C filters of P, Cj filters of P_j, L filter length, X spectra.
+Axes: p problem (a batch item, or a frame when filters are framewise), k frame, a b signal (source and channel), q pair
+(reference, estimate), f bin, m segment.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import permutations
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["BSSEval", "bss_eval", "is_silent"]
+
+MAX_CHANNELS = 64  # more than this is a (time, channel) array with its axes swapped
+MAX_PERMUTED = 8  # 8! = 40320 orders; 10! would no longer fit in memory
+WORKSPACE = 1 << 22  # real samples per chunk and per buffer: 32 MiB of float64, whatever the length of the track
+BLOCK = 1 << 14  # FFT points of the blockwise passes: long against the filters, short against the cache
+LONG_FRAME = 1 << 17  # samples; above, a whole-frame FFT of all signals would fill the memory
+
+
+class BSSEval(NamedTuple):
+    """Result of `bss_eval`, in dB, float64. Silent frames are NaN, an error of exactly zero gives inf."""
+
+    sdr: Tensor  # (..., n, frames) source to distortion ratio
+    isr: Tensor  # (..., n, frames) image to spatial distortion ratio; NaN in the "sources" variant
+    sir: Tensor  # (..., n, frames) source to interference ratio
+    sar: Tensor  # (..., n, frames) source to artefact ratio
+    perm: Tensor  # (..., n, 1), or (..., n, frames) with framewise filters: the estimate taken for each reference
+
+
+@torch.no_grad()
+def bss_eval(
+    references: Tensor,
+    estimates: Tensor,
+    *,
+    window: float = 44100,
+    hop: float = 44100,
+    filter_length: int = 512,
+    framewise_filters: bool = False,
+    mode: Literal["v4", "v3"] = "v4",
+    variant: Literal["images", "sources"] = "images",
+    compute_permutation: bool = False,
+) -> BSSEval:
+    """BSS Eval of `estimates` against `references`, both (..., n, c, t), on their device.
+
+    A frame where any reference or any estimate is silent (its channels sum to zero at every sample, so exact anti-phase
+    stereo counts) is NaN for all sources. A last partial window is dropped; a track shorter than a window is one frame.
+
+    Args:
+        references: True sources (..., n, c, t), floating point.
+        estimates: Estimated sources, same shape.
+        window: Frame length in samples; `math.inf` for the whole track.
+        hop: Step between frames in samples.
+        filter_length: Taps of the allowed distortion filters.
+        framewise_filters: Fit the filters in each frame anew, as BSS Eval v3 does, instead of once per track.
+        mode: "v3" is another name for `framewise_filters=True`, as in `museval.evaluate`. The v3 campaigns used
+            `window=30 * 44100, hop=15 * 44100`.
+        variant: "images" (all campaigns), or "sources": the filtered reference is the target (BSS Eval v2).
+        compute_permutation: Assign estimates to references by the highest mean SIR, over the track or, with framewise
+            filters, in each frame.
+
+    Returns:
+        `sdr`, `isr`, `sir`, `sar`, each (..., n, frames), and `perm`.
+
+    Raises:
+        ValueError: For inputs on which a score would mean nothing: different shapes, swapped axes, NaN or Inf, a
+            source that is silent all along.
+
+    Example:
+        >>> s = torch.randn(2, 2, 44100)
+        >>> bss_eval(s, 0.5 * s).sdr.round(decimals=2).flatten().tolist()
+        [6.02, 6.02]
+    """
+    _check_options(window, hop, filter_length, mode, variant)
+    _check_signals(references, estimates)
+    *batch, n, c, t = references.shape
+    if compute_permutation and n > MAX_PERMUTED:
+        raise ValueError(f"compute_permutation tries all n! orders: expected at most {MAX_PERMUTED} sources, got {n}.")
+    window, hop = _whole_samples(window, hop, t)
+    s, y = references.reshape(-1, n, c, t), estimates.reshape(-1, n, c, t)
+    framewise = framewise_filters or mode == "v3"
+    if framewise:  # each frame is a problem of its own, with one frame: (b, n, c, t) -> (b, n, c, k, window)
+        s, y = s.unfold(-1, window, hop), y.unfold(-1, window, hop)
+        problems = [(s[b, :, :, k], y[b, :, :, k]) for b in range(s.shape[0]) for k in range(s.shape[3])]
+    else:
+        problems = list(zip(s, y, strict=True))
+
+    scores = torch.stack(  # (p, 4, n, e, k)
+        [_score(*sy, window, hop, filter_length, variant, compute_permutation) for sy in problems]
+    )
+    if compute_permutation:
+        order = _best_order(scores[:, 2])
+        scores = scores.take_along_dim(order[:, None, :, None, None], 3)
+    else:
+        order = torch.arange(n, device=s.device).expand(len(problems), n)
+    scores = scores.squeeze(3)
+    if framewise:  # (b·k, 4, n, 1) -> (b, 4, n, k)
+        scores = scores.unflatten(0, (s.shape[0], -1)).squeeze(-1).movedim(1, -1)
+        order = order.unflatten(0, (s.shape[0], -1)).movedim(1, -1)
+    else:
+        order = order.unsqueeze(-1)
+    scores = scores.reshape(*batch, *scores.shape[1:])
+    return BSSEval(*scores.unbind(-3), perm=order.reshape(*batch, *order.shape[1:]))
+
+
+def is_silent(signals: Tensor) -> Tensor:
+    """Which of the sources (..., n, c, t) are silent in museval's sense: (..., n) bool. Leave these out before scoring."""
+    active = torch.zeros(signals.shape[:-2], dtype=torch.bool, device=signals.device)
+    for chunk in signals.split(max(1, WORKSPACE // max(1, signals[..., 0].numel())), dim=-1):
+        active |= chunk.sum(-2).any(-1)
+    return ~active
+
+
+# ---------------------------------------------------------------------------------------------------- input
+
+
+def _check_options(window: float, hop: float, filter_length: int, mode: str, variant: str) -> None:
+    for name, value in (("window", window), ("hop", hop)):
+        if not (value == math.inf or (value >= 1 and value == int(value))):
+            raise ValueError(f"{name}: expected a whole number of samples >= 1 or math.inf, got {value}; round it.")
+    if filter_length < 1 or filter_length != int(filter_length):
+        raise ValueError(f"filter_length: expected a whole number of taps >= 1, got {filter_length}.")
+    if mode not in ("v4", "v3"):
+        raise ValueError(f'mode: expected "v4" (one filter per track) or "v3" (framewise filters), got {mode!r}.')
+    if variant not in ("images", "sources"):
+        raise ValueError(f'variant: expected "images" or "sources", got {variant!r}.')
+
+
+def _check_signals(references: Tensor, estimates: Tensor) -> None:
+    if references.shape != estimates.shape:
+        raise ValueError(
+            f"references and estimates must have one shape (..., n, c, t), got {tuple(references.shape)} and "
+            f"{tuple(estimates.shape)}; trim or pad the estimates to the references first."
+        )
+    if references.ndim < 3 or 0 in references.shape:
+        raise ValueError(f"expected non-empty (..., source, channel, time), got shape {tuple(references.shape)}.")
+    c, t = references.shape[-2:]
+    if c > MAX_CHANNELS or c > t:
+        raise ValueError(f"expected (..., source, channel, time), got {c} channels of {t} samples; swap the last axes.")
+    if references.device != estimates.device:
+        raise ValueError(f"references are on {references.device}, estimates on {estimates.device}; use one device.")
+    for name, x in (("references", references), ("estimates", estimates)):
+        if not x.is_floating_point():
+            raise ValueError(f"{name}: expected floating-point audio, got {x.dtype}; convert it, e.g. x / 32768.")
+        if not torch.stack(torch.aminmax(x)).isfinite().all():  # both extremes propagate NaN, and need no copy
+            raise ValueError(f"{name}: contains NaN or Inf; find out where the file or the separator makes them.")
+        silent = is_silent(x)
+        if silent.any():
+            where = [tuple(i) if len(i) > 1 else i[0] for i in silent.nonzero().tolist()]
+            raise ValueError(
+                f"{name}: silent over the whole track (channels sum to zero) at source {where}: BSS Eval is not defined; "
+                "leave the source out of both references and estimates (see is_silent)."
+            )
+
+
+def _whole_samples(window: float, hop: float, t: int) -> tuple[int, int]:
+    """Window and hop as integers; a window of the track or more is one frame, whatever the hop."""
+    if window >= t:
+        return t, t
+    if hop == math.inf:
+        raise ValueError(f"hop=math.inf needs window=math.inf, got a window of {window} samples on a track of {t}.")
+    return int(window), int(hop)
+
+
+# ------------------------------------------------------------------------------------------ one problem
+
+
+def _score(s: Tensor, y: Tensor, window: int, hop: int, length: int, variant: str, every: bool) -> Tensor:
+    """SDR, ISR, SIR, SAR (4, n, e, k) of references s and estimates y (n, c, t), filters fitted on all of t.
+
+    e is 1 (estimate j belongs to reference j), or n if `every` estimate is scored against every reference.
+    """
+    C, Cj = _filters(s, y, length, every)
+    energies, silent = _energies(s, y, C, Cj, window, hop, variant, every)
+    true, error, target, explained, rest, interf, artif = energies
+    if variant == "images":
+        sdr, isr = _decibels(true, error), _decibels(true, rest)
+    else:
+        sdr, isr = _decibels(target, rest), torch.full_like(true, math.nan)
+    sir, sar = _decibels(target, interf), _decibels(explained, artif)
+    return torch.stack((sdr, isr, sir, sar)).masked_fill(silent, math.nan)
+
+
+def _decibels(num: Tensor, den: Tensor) -> Tensor:
+    return torch.where(den == 0, math.inf, 10 * torch.log10(num / den))  # 0/0 is inf too, as in museval
+
+
+def _best_order(sir: Tensor) -> Tensor:
+    """Order (p, n) of the estimates with the highest SIR (p, n references, n estimates, k), averaged over frames."""
+    n = sir.shape[1]
+    orders = torch.tensor(list(permutations(range(n))), device=sir.device)  # (n!, n)
+    mean = sir.nanmean(-1).nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)  # all silent: the first order wins
+    total = mean[:, torch.arange(n, device=sir.device), orders].mean(-1)  # (p, n!)
+    return orders[total.argmax(-1)]
+
+
+# ------------------------------------------------------------------------------------------ the filters
+
+
+def _filters(s: Tensor, y: Tensor, length: int, every: bool) -> tuple[Tensor, Tensor]:
+    """Filters C (n·c in, L, n·c out) of P for all estimates, and Cj (n, e, c in, L, c out) of P_j for the pairs."""
+    n, c = s.shape[:2]
+    R = _correlations(s, y, length)  # (n·c, 2·n·c, L)
+    Rs, D = R[:, : n * c], R[:, n * c :].transpose(1, 2)  # D (a, lag, b)
+    R = torch.cat((Rs.transpose(0, 1).flip(-1)[..., :-1], Rs), -1)  # lags -(L-1)..L-1, for R_ab(-τ) = R_ba(τ)
+
+    Gj = torch.stack([_gram(R[i : i + c, i : i + c], length) for i in range(0, n * c, c)])
+    Cj = _solve(Gj, D.reshape(n, c * length, n * c)).reshape(n, c, length, n, c)  # all pairs cost no more than n
+    Cj = Cj.permute(0, 3, 1, 2, 4) if every else Cj.diagonal(dim1=0, dim2=3).movedim(-1, 0).unsqueeze(1)
+    if n == 1:
+        return Cj[0, 0], Cj
+    C = _solve(_gram(R, length)[None], D.reshape(1, n * c * length, n * c))
+    return C.reshape(n * c, length, n * c), Cj
+
+
+def _gram(R: Tensor, length: int) -> Tensor:
+    """Block-Toeplitz Gram matrix (a·L, a·L) from two-sided correlations (a, a, 2L-1): (a,i), (b,j) holds R_ab(i-j)."""
+    a = torch.arange(R.shape[0], device=R.device)
+    i = torch.arange(length, device=R.device)
+    lag = i[:, None, None] - i + length - 1  # (i, 1, j)
+    G = R[a[:, None, None, None], a[:, None], lag]  # (a, i, b, j), gathered straight into place
+    G = G.reshape(len(a) * length, -1)
+    G.diagonal().add_(torch.finfo(G.dtype).eps)  # as museval: makes the empty rows of a hard-panned source solvable
+    return G
+
+
+def _solve(G: Tensor, D: Tensor) -> Tensor:
+    """Solution of G C = D (p, rows, columns); LU where G is not positive definite to rounding, then least squares."""
+    factor, failed = torch.linalg.cholesky_ex(G)
+    C = torch.cholesky_solve(D, factor)
+    for p in failed.nonzero().flatten().tolist():
+        lu, pivots, singular = torch.linalg.lu_factor_ex(G[p])
+        if not singular:
+            C[p] = torch.linalg.lu_solve(lu, pivots, D[p])
+        else:  # gelsd, which numpy uses, exists on the CPU only
+            C[p] = torch.linalg.lstsq(G[p].cpu(), D[p].cpu(), driver="gelsd").solution.to(D.device)
+    return C
+
+
+def _correlations(s: Tensor, y: Tensor, length: int) -> Tensor:
+    """R_ab(τ) = Σ_t s_a(t) x_b(t+τ), lags 0 ≤ τ < length, x all of s and y: (n, c, t) twice -> (n·c, 2·n·c, length).
+
+    R is a sum over blocks, of a block of s against the same block of x followed by length-1 samples more: that fits
+    N points without wrap-around, and the sum over blocks is taken on the spectra.
+    """
+    n, c, t = s.shape
+    n_fft = _block_size(length)
+    step = n_fft - length + 1
+    per_chunk = max(1, WORKSPACE // (n_fft * 2 * n * c))
+    S = s.new_zeros((n_fft // 2 + 1, n * c, 2 * n * c), dtype=torch.complex128)
+    for start in range(0, t, step * per_chunk):
+        m = min(per_chunk, -(-(t - start) // step))
+        x = _slice(s, y, start, start + m * step + length - 1, (0, t))
+        X = torch.fft.rfft(x.unfold(-1, n_fft, step))  # (b, m, f)
+        A = torch.fft.rfft(x[: n * c, : m * step].unflatten(-1, (m, step)), n=n_fft)  # (a, m, f)
+        # bins lead, so that one batched product (f, a, m) @ (f, m, b) serves all pairs
+        S.baddbmm_(_bins_first(A).conj(), _bins_first(X).transpose(1, 2))
+    return torch.fft.irfft(S.permute(1, 2, 0), n=n_fft)[..., :length]
+
+
+# ------------------------------------------------------------------------------------------ the energies
+
+
+def _energies(
+    s: Tensor, y: Tensor, C: Tensor, Cj: Tensor, window: int, hop: int, variant: str, every: bool
+) -> tuple[Tensor, Tensor]:
+    """Energies (7, n, e, k) of s, s-y and the five signals of `_filtered`, and the frames (k,) with a silent source."""
+    (n, c, t), length = s.shape, C.shape[1]
+    frames = (t - window) // hop + 1
+    whole = window <= LONG_FRAME
+    n_fft = _fft_size(window + length - 1) if whole else _block_size(length)
+    H = _transfer(C, Cj, n_fft)  # (f, rows, n·c)
+    E = s.new_zeros((7, n, n if every else 1, frames), dtype=torch.float64)
+    active = torch.zeros((2, n, frames), dtype=torch.bool, device=s.device)
+    for k, x in (_whole_frames if whole else _segments)(s, y, window, hop, length, n_fft):  # x (2·n·c, m, time)
+        X = torch.fft.rfft(x, n=n_fft)  # (2·n·c, m, f)
+        if whole:
+            F = _parseval(X, H, n_fft, n, variant, every)
+        else:
+            PY = torch.bmm(H, _bins_first(X[: n * c]))  # (f, rows, m)
+            PY = torch.fft.irfft(PY.permute(1, 2, 0), n=n_fft)[..., length - 1 :]
+            x = x[..., length - 1 :]  # what comes before wraps around
+            F = _filtered(x, PY, n, variant, every)
+        s_, y_ = x.unflatten(0, (2, n, c))  # (n, c, m, time)
+        E[2:, ..., k] += F if whole else F.sum(-1, keepdim=True)
+        plain = torch.stack((_power(s_).unsqueeze(1).expand(F.shape[1:]), _power(s_.unsqueeze(1) - _other(y_, every))))
+        E[:2, ..., k] += plain if whole else plain.sum(-1, keepdim=True)
+        sounding = x.unflatten(0, (2, n, c)).sum(2).any(-1)  # (2, n, m)
+        active[..., k] |= sounding if whole else sounding.any(-1, keepdim=True)
+    return E, ~active.all(1).all(0)
+
+
+def _whole_frames(
+    s: Tensor, y: Tensor, window: int, hop: int, length: int, n_fft: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Frames in chunks: their numbers, and their samples (2·n·c, m, window)."""
+    t = s.shape[-1]
+    frames = (t - window) // hop + 1
+    per_chunk = max(1, WORKSPACE // (n_fft * 2 * s[..., 0].numel()))
+    for k in range(0, frames, per_chunk):
+        m = min(per_chunk, frames - k)
+        x = _slice(s, y, k * hop, (k + m - 1) * hop + window, (0, t))
+        yield slice(k, k + m), x.unfold(-1, window, hop)
+
+
+def _segments(s: Tensor, y: Tensor, window: int, hop: int, length: int, n_fft: int) -> Iterator[tuple[slice, Tensor]]:
+    """Each frame in chunks of segments of n_fft samples, each beginning length-1 samples before the last one ended."""
+    frames = (s.shape[-1] - window) // hop + 1
+    step = n_fft - length + 1
+    per_chunk = max(1, WORKSPACE // (n_fft * 2 * s[..., 0].numel()))
+    for k in range(frames):
+        bounds = k * hop, k * hop + window
+        for start in range(bounds[0], bounds[1] + length - 1, step * per_chunk):
+            m = min(per_chunk, -(-(bounds[1] + length - 1 - start) // step))
+            x = _slice(s, y, start - length + 1, start + m * step, bounds)
+            yield slice(k, k + 1), x.unfold(-1, n_fft, step)
+
+
+def _transfer(C: Tensor, Cj: Tensor, n_fft: int) -> Tensor:
+    """Frequency responses (f, n·c + n·e·c, n·c): the rows of P y for each estimate, then of P_j y for each pair."""
+    n, e, c = Cj.shape[:3]
+    P = torch.fft.rfft(C, n=n_fft, dim=1).permute(1, 2, 0)  # (f, n·c out, n·c in)
+    Pj = P.new_zeros((len(P), n, e, c, n, c))  # block-diagonal: P_j reads the channels of reference j only
+    blocks = torch.fft.rfft(Cj, n=n_fft, dim=3).permute(3, 1, 4, 2, 0)  # (f, e, c out, c in, n)
+    Pj.diagonal(dim1=1, dim2=4).copy_(blocks)
+    return torch.cat((P, Pj.reshape(len(P), -1, n * c)), 1)
+
+
+def _parseval(X: Tensor, H: Tensor, n_fft: int, n: int, variant: str, every: bool) -> Tensor:
+    """`_filtered` energies (5, n, e, m) from the spectra X (2·n·c, m, f) of whole frames, a range of bins at a time."""
+    weight = X.real.new_full((X.shape[-1], 1, 1), math.sqrt(2 / n_fft))  # half a spectrum: all bins count twice
+    weight[[0, -1]] = math.sqrt(1 / n_fft)  # but the first and, n_fft being even, the last
+    bins = max(64, WORKSPACE // (8 * H.shape[1] * X.shape[1]))
+    F: Tensor | float = 0.0
+    for f in range(0, len(H), bins):
+        tile = _bins_first(X[..., f : f + bins]) * weight[f : f + bins]  # (f, 2·n·c, m)
+        PY = torch.bmm(H[f : f + bins], tile[:, : len(X) // 2])  # (f, rows, m)
+        F = F + _filtered(tile.permute(1, 2, 0), PY.permute(1, 2, 0), n, variant, every)
+    return F
+
+
+def _filtered(x: Tensor, PY: Tensor, n: int, variant: str, every: bool) -> Tensor:
+    """Energies (5, n, e, m) of P_j y, P y, e_spat (sources variant: y - P_j y), e_interf and e_artif.
+
+    Args:
+        x: The references, then the estimates (2·n·c, m, time or bins).
+        PY: P y of all estimates, then P_j y of all pairs (n·c + n·e·c, m, time or bins).
+    """
+    c = len(x) // (2 * n)
+    s, y = x.unflatten(0, (2, n, c))
+    P, Pj = PY[: n * c].unflatten(0, (n, c)), PY[n * c :].unflatten(0, (n, -1, c))  # (n, c, m, ·), (n, e, c, m, ·)
+    rest = Pj - s.unsqueeze(1) if variant == "images" else _other(y, every) - Pj
+    parts = Pj, _other(P, every), rest, _other(P, every) - Pj, _other(y - P, every)
+    return torch.stack(torch.broadcast_tensors(*(_power(part) for part in parts)))
+
+
+def _other(x: Tensor, every: bool) -> Tensor:
+    """Signals of the estimates (n, ...) on the grid (n, e, ...) of references and estimates."""
+    return x.unsqueeze(0 if every else 1)
+
+
+def _power(x: Tensor) -> Tensor:
+    """Energy (..., m) of real or complex signals (..., c, m, time or bins)."""
+    if not x.is_complex():
+        return x.square().sum(-1).sum(-2)
+    # the bins lead in memory: summed first, the additions run along contiguous rows
+    return torch.view_as_real(x).square().sum(-2).sum((-3, -1))
+
+
+# --------------------------------------------------------------------------------------------- blocks
+
+
+def _slice(s: Tensor, y: Tensor, start: int, stop: int, bounds: tuple[int, int]) -> Tensor:
+    """Samples start..stop of all signals of s and y (..., t), float64, zero outside the bounds: (signals, stop-start)."""
+    lo, hi = max(start, bounds[0]), min(stop, bounds[1])
+    s, y = s[..., lo:hi].flatten(0, -2), y[..., lo:hi].flatten(0, -2)
+    out = s.new_zeros((len(s) + len(y), stop - start), dtype=torch.float64)
+    out[: len(s), lo - start : hi - start] = s
+    out[len(s) :, lo - start : hi - start] = y
+    return out
+
+
+def _bins_first(X: Tensor) -> Tensor:
+    """(signals, m, f) -> (f, signals, m) in memory, as batched products over bins want it."""
+    return X.permute(2, 0, 1).contiguous()
+
+
+def _block_size(length: int) -> int:
+    return max(BLOCK, 1 << (4 * length - 1).bit_length())
+
+
+def _fft_size(n: int) -> int:
+    """The smallest even number >= n without prime factors above 5."""
+    while True:
+        n += n % 2
+        rest = n
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return n
+        n += 2

@@ -1,0 +1,148 @@
+"""U-Net that estimates a mask for a magnitude spectrogram (Jansson et al. 2017; Spleeter: Hennequin et al. 2020).
+
+Six 5 x 5 convolutions of stride 2 lead down, six transposed ones lead up, and each level on the way up also sees the
+level of its size on the way down. Spleeter's variant (its three arguments below) joins the levels before the
+normalisation, normalises after the activation, and ends in a dilated convolution.
+
+Departs from both in the order of the spatial axes, frequency x time as everywhere here: kernels taken from Spleeter
+(time x frequency) must be transposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mss.nets.blocks import UpConv2d
+
+__all__ = ["UNet", "UNetMasks"]
+
+
+class UNet(nn.Module):
+    """Magnitudes of one patch -> mask in [0, 1] for one target.
+
+    Args:
+        channels: of the magnitudes and of the mask.
+        filters: channels of the levels, from the top down.
+        dropout: probability, after each of the first three levels on the way up.
+        raw_skips: join the convolutions' outputs as they are, not normalised and activated.
+        norm_last: on the way up, normalise after the activation instead of before.
+        dilated_head: end in one channel and a 4 x 4 convolution of dilation 2 over it.
+        norm_eps: of the batch normalisations.
+    """
+
+    def __init__(
+        self,
+        channels: int = 2,
+        *,
+        filters: Sequence[int] = (16, 32, 64, 128, 256, 512),
+        dropout: float = 0.5,
+        raw_skips: bool = False,
+        norm_last: bool = False,
+        dilated_head: bool = False,
+        norm_eps: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.filters = tuple(filters)
+        self.dropout = dropout
+        self.raw_skips = raw_skips
+        self.norm_last = norm_last
+        self.dilated_head = dilated_head
+        self.norm_eps = norm_eps
+
+        down = (channels, *self.filters)
+        up = (*reversed(self.filters[:-1]), 1 if dilated_head else channels)
+        joined = (self.filters[-1], *(2 * n for n in up[:-1]))  # from the second level on, with the level it joins
+        self.down = nn.ModuleList(nn.Conv2d(i, o, 5, stride=2) for i, o in pairwise(down))
+        self.down_norm = nn.ModuleList(nn.BatchNorm2d(o, eps=norm_eps) for o in down[1:])
+        self.up = nn.ModuleList(UpConv2d(i, o) for i, o in zip(joined, up, strict=True))
+        normed = up if dilated_head else up[:-1]  # without a head the last level is the mask itself
+        self.up_norm = nn.ModuleList(nn.BatchNorm2d(o, eps=norm_eps) for o in normed)
+        self.head = nn.Conv2d(1, channels, 4, dilation=2, padding=3) if dilated_head else None
+
+    def forward(self, magnitude: Tensor) -> Tensor:
+        """(b, c, f, k) -> (b, c, f, k) mask; f and k multiples of 2 ** len(filters)."""
+        x, skips = magnitude, []
+        for conv, norm in zip(self.down, self.down_norm, strict=True):
+            raw = conv(F.pad(x, (1, 2, 1, 2)))  # halves both axes exactly, as TensorFlow's "same"
+            x = F.leaky_relu(norm(raw), 0.2)
+            skips.append(raw if self.raw_skips else x)
+        x = skips.pop()
+        for level, conv in enumerate(self.up):
+            x = conv(x if level == 0 else torch.cat([skips.pop(), x], 1))
+            if level < len(self.up_norm):
+                x = self._activated(x, self.up_norm[level])
+                x = F.dropout(x, self.dropout, self.training) if level < 3 else x
+        return torch.sigmoid(x if self.head is None else self.head(x))
+
+    def _activated(self, x: Tensor, norm: nn.Module) -> Tensor:
+        return norm(F.relu(x)) if self.norm_last else F.relu(norm(x))
+
+
+class UNetMasks(nn.Module):
+    """Estimator: one U-Net per target, on patches of the mixture's magnitude, below a highest bin.
+
+    Args:
+        networks: one per target.
+        bins: the networks see the bins below this one.
+        patch: frames per patch; the last one is filled up with silence.
+        extension: what the masks are above the networks' bins. "mean": of each frame, the mean over the top
+            `extension_bins` bins; "edge": the mask of the top bin; "zeros": nothing is known there, so all targets get zero.
+        extension_bins: see `extension`.
+        together: patches given to a network at a time; bounds the memory, changes nothing.
+    """
+
+    context = 0  # frames beyond the patch
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        *,
+        bins: int = 1024,
+        patch: int = 512,
+        extension: Literal["mean", "edge", "zeros"] = "mean",
+        extension_bins: int = 200,
+        together: int = 2,
+    ) -> None:
+        super().__init__()
+        if extension not in ("mean", "edge", "zeros"):
+            raise ValueError(f"extension must be 'mean', 'edge' or 'zeros', not {extension!r}")
+        self.networks = nn.ModuleList(networks)
+        self.bins = bins
+        self.patch = patch
+        self.extension = extension
+        self.extension_bins = extension_bins
+        self.together = together
+
+    @property
+    def grid(self) -> int:
+        """Frames: patches lie side by side from the first frame on."""
+        return self.patch
+
+    def forward(self, X: Tensor) -> Tensor:
+        """X (b, c, f, k) complex -> V (b, n, c, f, k)."""
+        magnitude = X.abs()
+        k = X.shape[-1]
+        low = F.pad(magnitude[..., : self.bins, :], (0, -k % self.patch))
+        patches = low.unflatten(-1, (-1, self.patch)).permute(0, 3, 1, 2, 4)  # (b, p, c, f, patch)
+        groups = patches.flatten(0, 1).split(self.together)
+        masks = torch.stack([torch.cat([network(group) for group in groups]) for network in self.networks], 1)
+        masks = masks.unflatten(0, patches.shape[:2])  # (b, p, n, c, f, patch)
+        masks = masks.permute(0, 2, 3, 4, 1, 5).flatten(-2)[..., :k]  # (b, n, c, f, k)
+        return self._extended(masks, magnitude.shape[-2]) * magnitude.unsqueeze(1)
+
+    def _extended(self, masks: Tensor, bins: int) -> Tensor:
+        above = bins - masks.shape[-2]
+        if self.extension == "mean":
+            top = masks[..., -self.extension_bins :, :].mean(-2, keepdim=True)
+        elif self.extension == "edge":
+            top = masks[..., -1:, :]
+        else:
+            top = torch.zeros_like(masks[..., -1:, :])
+        return torch.cat([masks, top.expand(*masks.shape[:-2], above, masks.shape[-1])], -2)

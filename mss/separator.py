@@ -1,0 +1,157 @@
+"""The one contract, and the one place where the spectral pipeline is spelled out.
+
+A *separator* maps a mixture (b, c, t) to estimates (b, n, c, t); all that comes after knows only this. Axes everywhere:
+b batch, n target, c channel, t sample, f bin, k frame.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from mss.filters import binary_mask, mixture_phase, softmask
+from mss.spec import options_of
+from mss.transforms import STFT
+
+__all__ = ["Separator", "SpectralSeparator", "context_of", "no_longer"]
+
+
+@runtime_checkable
+class Separator(Protocol):
+    """Anything that takes a mixture (b, c, t) to estimates (b, n, c, t) and says what and at which rate.
+
+    Optional attributes, read by `mss.stream` and the wrappers, with what they are when absent:
+        context: seconds on either side of a sample on which its estimate may depend; None (the default): the whole song.
+        grid: samples; moving the input by a multiple of it moves the output by as much. Default 1.
+        stream: (blocks (b, c, t)) -> blocks (b, n, c, t), which put together equal the call on the whole.
+    """
+
+    targets: tuple[str, ...]
+    sample_rate: int
+
+    def __call__(self, mixture: Tensor) -> Tensor: ...
+
+
+def context_of(separator: Separator) -> float | None:
+    """Seconds of context of a separator, None where it needs the whole song."""
+    return getattr(separator, "context", None)
+
+
+class SpectralSeparator(nn.Module):
+    """transform -> estimator -> filter -> inverse transform (Figure 4 of Cano et al. 2019, without its feedback).
+
+    Args:
+        estimator: X (b, c, f, k) complex -> V (b, n, c, f, k) real >= 0, what each target weighs in each bin. It may say
+            what it looks at: `context`, frames on either side of a frame (None, the default: all of them; a function
+            may carry a callable of its own options), and `grid`, frames: moving X by a multiple of it moves V.
+        targets: the names of the n targets.
+        sample_rate: Hz.
+        transform: waveform <-> spectrum.
+        filter: (V, X) -> Y (b, n, c, f, k) complex.
+
+    Example:
+        >>> separator = SpectralSeparator(mss.classical.hpss, targets=("harmonic", "percussive"))
+        >>> harmonic, percussive = separator(mixture)[0]        # mixture (1, c, t)
+    """
+
+    BLOCK = 512  # frames worked on at a time when streaming: 12 s at the usual hop, some 250 MB for stereo
+
+    def __init__(
+        self,
+        estimator: Callable[[Tensor], Tensor],
+        targets: Sequence[str],
+        *,
+        sample_rate: int = 44100,
+        transform: STFT = STFT(),  # noqa: B008  (frozen, so it can be shared)
+        filter: Callable[[Tensor, Tensor], Tensor] = softmask,
+    ) -> None:
+        super().__init__()
+        self.estimator = estimator
+        self.targets = tuple(targets)
+        self.sample_rate = sample_rate
+        self.transform = transform
+        self.filter = filter
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """(b, c, t) -> (b, n, c, t)."""
+        X = self.transform(mixture)  # (b, c, f, k) complex
+        Y = self.filter(self.estimator(X), X)  # (b, n, c, f, k) complex
+        return self.transform.inverse(Y, mixture.shape[-1])  # (b, n, c, t)
+
+    @property
+    def context(self) -> float | None:
+        """Seconds on either side of a sample on which its estimate depends; None: the whole song."""
+        frames = self._frames_of_context
+        if frames is None:
+            return None
+        grid = self.grid // self.transform.hop
+        reach = frames if grid == 1 else frames + grid - 1  # within a grid cell any frame may see any other
+        return (reach * self.transform.hop + self.transform.n_fft) / self.sample_rate
+
+    @property
+    def grid(self) -> int:
+        """Samples; moving the input by a multiple of it moves the output."""
+        return self.transform.hop * getattr(self.estimator, "grid", 1)
+
+    @property
+    def _frames_of_context(self) -> int | None:
+        if options_of(self.filter)[0] not in (softmask, binary_mask, mixture_phase):
+            return None  # a filter with statistics over the song
+        if isinstance(self.estimator, nn.Module):
+            return getattr(self.estimator, "context", None)
+        function, options = options_of(self.estimator)
+        context = getattr(function, "context", None)
+        return context(**options) if callable(context) else context
+
+    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Like `forward` on the blocks (b, c, t) put together, without an approximation, for a bounded context.
+
+        Works on blocks of frames and not of samples, so nothing is computed twice but the frames of context.
+        """
+        frames = self._frames_of_context
+        if frames is None:
+            raise ValueError("this separator needs the whole song: call it on all of it, or wrap it in mss.Chunked")
+        yield from no_longer(lambda counted: self._filtered(counted, frames), blocks)
+
+    def _filtered(self, blocks: Iterable[Tensor], frames: int) -> Iterator[Tensor]:
+        """What `stream` gives out, with the last frame's tail; `frames` of context."""
+        grid = self.grid // self.transform.hop
+        size, margin = (-(-n // grid) * grid for n in (max(self.BLOCK, 2 * frames), frames))
+        spectra = self.transform.blocks(blocks, size)
+        filtered = (self.filter(self.estimator(X)[..., own], X[..., own]) for X, own in _with_margin(spectra, margin))
+        return self.transform.inverse_blocks(filtered)
+
+
+def no_longer(process: Callable[[Iterable[Tensor]], Iterable[Tensor]], blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Applies `process` to a stream of (..., t) blocks and cuts what comes out, put together, to the length of what went in."""
+    received = sent = 0
+
+    def counted() -> Iterator[Tensor]:
+        nonlocal received
+        for block in blocks:
+            received += block.shape[-1]
+            yield block
+
+    for y in process(counted()):
+        yield y[..., : received - sent]
+        sent += y.shape[-1]
+
+
+def _with_margin(blocks: Iterable[Tensor], margin: int) -> Iterator[tuple[Tensor, slice]]:
+    """Each (..., k) block with up to `margin` frames of its neighbours on either side, and where its own frames are."""
+    if margin == 0:
+        yield from ((block, slice(None)) for block in blocks)
+        return
+    window: deque[Tensor] = deque(maxlen=2)  # the last block and this one
+    for block in chain(blocks, [None]):
+        if window:
+            own = window[-1]
+            left = window[-2][..., -margin:] if len(window) > 1 else own[..., :0]
+            right = own[..., :0] if block is None else block[..., :margin]
+            yield torch.cat([left, own, right], -1), slice(left.shape[-1], left.shape[-1] + own.shape[-1])
+        window.append(block)

@@ -1,0 +1,137 @@
+"""Waveform <-> time-frequency representation, whole or block by block.
+
+The only caller of `torch.stft`. The inverse is the least-squares one of Griffin & Lim (1984): overlap-add of the windowed
+frames, divided by the overlap-added squared window; so a masked spectrogram is projected optimally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["STFT"]
+
+WINDOWS = {"hann": torch.hann_window, "hamming": torch.hamming_window}
+
+
+@dataclass(frozen=True)
+class STFT:
+    """Centred short-time Fourier transform with zero padding (Allen & Rabiner 1977).
+
+    Args:
+        n_fft: window and transform length, samples.
+        hop: samples between frames.
+        window: "hann" or "hamming" (periodic).
+
+    Example:
+        >>> transform = STFT()
+        >>> X = transform(mixture)                        # (b, c, t) -> (b, c, f, k) complex
+        >>> same = transform.inverse(X, mixture.shape[-1])
+    """
+
+    n_fft: int = 4096
+    hop: int = 1024
+    window: str = "hann"
+
+    def __post_init__(self) -> None:
+        if self.window not in WINDOWS:
+            raise ValueError(f"window must be one of {', '.join(WINDOWS)}, not {self.window!r}")
+        if not 0 < self.hop <= self.n_fft // 2:
+            raise ValueError(f"hop must be between 1 and n_fft // 2 = {self.n_fft // 2} samples, not {self.hop}")
+
+    @property
+    def bins(self) -> int:
+        """Number of frequency bins."""
+        return self.n_fft // 2 + 1
+
+    def frames(self, length: int) -> int:
+        """Number of frames of a waveform of `length` samples."""
+        return 1 + length // self.hop
+
+    def __call__(self, waveform: Tensor) -> Tensor:
+        """Analyses (..., t) into (..., f, k) complex, k = 1 + t // hop; frame j is centred on sample j * hop."""
+        half = self.n_fft // 2
+        return self._analyse(F.pad(waveform, (half, half)))
+
+    def inverse(self, X: Tensor, length: int) -> Tensor:
+        """Synthesises (..., f, k) complex into (..., length): exactly the waveform where X is its STFT."""
+        half = self.n_fft // 2
+        adder, envelope = _OverlapAdd(self.hop), _OverlapAdd(self.hop)
+        window = self._window(X.real)
+        done = torch.cat([adder.add(self._synthesise(X, window)), adder.tail], -1)
+        norm = torch.cat([envelope.add(window.square().expand(X.shape[-1], -1)), envelope.tail], -1)
+        done, norm = (
+            F.pad(y, (0, max(half + length - y.shape[-1], 0)))[..., half : half + length] for y in (done, norm)
+        )
+        return done / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+
+    def blocks(self, waveforms: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+        """Analyses consecutive (..., t) blocks of one waveform into blocks of `size` frames (the last one shorter).
+
+        Put together along the last axis they are the STFT of the blocks put together; memory is bounded by the block sizes.
+        """
+        half, pending, length = self.n_fft // 2, None, 0
+        ready = (size - 1) * self.hop + self.n_fft
+        for waveform in waveforms:
+            length += waveform.shape[-1]
+            pending = F.pad(waveform, (half, 0)) if pending is None else torch.cat([pending, waveform], -1)
+            while pending.shape[-1] >= ready:
+                yield self._analyse(pending[..., :ready])
+                pending = pending[..., size * self.hop :]
+        if pending is not None:
+            pending = F.pad(pending, (0, half))
+            while pending.shape[-1] >= self.n_fft:
+                yield self._analyse(pending[..., :ready])
+                pending = pending[..., size * self.hop :]
+
+    def inverse_blocks(self, spectra: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Synthesises consecutive (..., f, k) blocks into consecutive (..., t) blocks, the first starting at sample 0.
+
+        The last block runs past the end of the waveform that was analysed: cut the total to its length.
+        """
+        half = self.n_fft // 2
+        adder, envelope, skip = _OverlapAdd(self.hop), _OverlapAdd(self.hop), half
+        for X in spectra:
+            window = self._window(X.real)
+            done = adder.add(self._synthesise(X, window))
+            norm = envelope.add(window.square().expand(X.shape[-1], -1))
+            yield done[..., skip:] / norm[skip:].clamp_min(torch.finfo(norm.dtype).tiny)
+            skip = max(skip - done.shape[-1], 0)
+        if adder.tail is not None:
+            yield adder.tail[..., skip:] / envelope.tail[skip:].clamp_min(torch.finfo(envelope.tail.dtype).tiny)
+
+    def _analyse(self, padded: Tensor) -> Tensor:
+        flat = padded.reshape(-1, padded.shape[-1])
+        X = torch.stft(flat, self.n_fft, self.hop, window=self._window(padded), center=False, return_complex=True)
+        return X.reshape(*padded.shape[:-1], *X.shape[-2:])  # (..., f, k)
+
+    def _synthesise(self, X: Tensor, window: Tensor) -> Tensor:
+        return torch.fft.irfft(X.transpose(-1, -2), n=self.n_fft) * window  # (..., k, n_fft)
+
+    def _window(self, like: Tensor) -> Tensor:
+        return WINDOWS[self.window](self.n_fft, dtype=like.dtype, device=like.device)
+
+
+class _OverlapAdd:
+    """Adds frames (..., k, n) at a distance of `hop`; gives out what no later frame can reach, keeps the rest in `tail`."""
+
+    def __init__(self, hop: int) -> None:
+        self.hop = hop
+        self.tail: Tensor | None = None  # (..., overlaps * hop)
+
+    def add(self, frames: Tensor) -> Tensor:
+        *lead, k, n = frames.shape
+        overlaps = -(-n // self.hop)
+        slots = F.pad(frames, (0, overlaps * self.hop - n)).reshape(*lead, k, overlaps, self.hop)
+        total = frames.new_zeros(*lead, k + overlaps - 1, self.hop)
+        for i in range(overlaps):
+            total[..., i : i + k, :] += slots[..., i, :]
+        total = total.flatten(-2)  # (..., samples)
+        if self.tail is not None:
+            total[..., : self.tail.shape[-1]] += self.tail
+        done, self.tail = total[..., : k * self.hop], total[..., k * self.hop :]
+        return done

