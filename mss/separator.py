@@ -18,7 +18,7 @@ from mss.filters import binary_mask, mixture_phase, softmask
 from mss.spec import options_of
 from mss.transforms import STFT
 
-__all__ = ["Separator", "SpectralSeparator", "context_of", "no_longer"]
+__all__ = ["Separator", "SpectralSeparator", "context_of", "grid_of", "no_longer"]
 
 
 @runtime_checkable
@@ -40,6 +40,11 @@ class Separator(Protocol):
 def context_of(separator: Separator) -> float | None:
     """Seconds of context of a separator, None where it needs the whole song."""
     return getattr(separator, "context", None)
+
+
+def grid_of(separator: Separator) -> int:
+    """Samples by which the input may be moved to move the output of a separator as much."""
+    return getattr(separator, "grid", 1)
 
 
 class SpectralSeparator(nn.Module):

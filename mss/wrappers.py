@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import tee
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mss.separator import Separator, context_of
+from mss.separator import Separator, context_of, grid_of
 
 __all__ = ["Cascade", "Chunked", "Ensemble", "Shifted", "WithResidual", "Wrapper", "aligned", "stream"]
 
@@ -51,7 +52,7 @@ class Wrapper(nn.Module):
 
     @property
     def grid(self) -> int:
-        return getattr(self.separator, "grid", 1)
+        return grid_of(self.separator)
 
 
 class Chunked(Wrapper):
@@ -64,7 +65,7 @@ class Chunked(Wrapper):
         separator: what separates each segment.
         segment: seconds.
         overlap: seconds that a segment shares with the next. None: twice the context, or a quarter of the segment where
-            that is not known or is longer.
+            that is not known.
 
     Segments start on the separator's grid, so both lengths may come out a little longer.
     """
@@ -92,14 +93,15 @@ class Chunked(Wrapper):
         if self.overlap is not None:
             overlap = round(self.overlap * rate)
         elif context is not None:
-            overlap = round(2 * context * rate)
+            overlap = 2 * math.ceil(context * rate)
         else:
             overlap = round(self.segment * rate / 4)
         step = max(round(self.segment * rate) - overlap, 1)
         step = -(-step // grid) * grid
         overlap = -(-overlap // grid) * grid
-        exact = 0 if context is None else overlap - 2 * round(context * rate)
-        return step + overlap, overlap, exact if exact > 0 else overlap
+        spare = -1 if context is None else overlap - 2 * math.ceil(context * rate)
+        fade = overlap if spare < 0 else max(spare, 1)  # within what both segments know exactly, where there is such
+        return step + overlap, overlap, fade
 
     def forward(self, mixture: Tensor) -> Tensor:
         """(b, c, t) -> (b, n, c, t)."""
@@ -191,6 +193,10 @@ class Ensemble(nn.Module):
         contexts = [context_of(separator) for separator in self.separators]
         return None if None in contexts else max(contexts)
 
+    @property
+    def grid(self) -> int:
+        return math.lcm(*(grid_of(separator) for separator in self.separators))
+
     def forward(self, mixture: Tensor) -> Tensor:
         """(b, c, t) -> (b, n, c, t)."""
         return self._mean([separator(mixture) for separator in self.separators])
@@ -267,6 +273,10 @@ class Cascade(nn.Module):
     def context(self) -> float | None:
         first, then = context_of(self.first), context_of(self.then)
         return None if first is None or then is None else first + then
+
+    @property
+    def grid(self) -> int:
+        return math.lcm(grid_of(self.first), grid_of(self.then))
 
     @property
     def _index(self) -> int:

@@ -48,7 +48,7 @@ def find_inputs(names: Iterable[str], extensions: Iterable[str]) -> tuple[list[P
                 for p in path.rglob("*")
                 if p.suffix.lower() in extensions and not p.name.startswith(".") and p.is_file()
             )
-            paths, problem = sorted(inside), f"{name}: a folder without audio files ({', '.join(sorted(extensions))})"
+            paths, problem = sorted(inside), f"{name}: a folder without audio files"
         elif path.exists() or not glob.has_magic(name):
             paths, problem = [path], ""  # a missing file is reported when it is opened, like one that is no audio
         else:

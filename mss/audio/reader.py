@@ -201,13 +201,8 @@ def read_stems(path: str | Path, *, start: float = 0.0, duration: float | None =
     path = Path(path)
     readers = [Reader(path, start=start, duration=duration)]
     readers += [Reader(path, start=start, duration=duration, stream=n) for n in range(1, readers[0].info.streams)]
-    rate, channels = readers[0].info.sample_rate, readers[0].info.channels
-    for n, reader in enumerate(readers):
-        if (reader.info.sample_rate, reader.info.channels) != (rate, channels):
-            raise AudioError(
-                f"{path} has no stems to stack: stream 0 has {rate} Hz and {channels} channels, stream {n} "
-                f"{reader.info.sample_rate} Hz and {reader.info.channels}; read them one by one."
-            )
+    _require_alike(path, [reader.info for reader in readers])
+    rate = readers[0].info.sample_rate
     first, count = _excerpt(readers[0].info, start, duration)
     last = None if count is None else first + count
     pieces: list[list[np.ndarray]] = [[] for _ in readers]
@@ -218,22 +213,37 @@ def read_stems(path: str | Path, *, start: float = 0.0, duration: float | None =
             pieces[n].append(piece[:, max(0, first - begin) : None if last is None else max(0, last - begin)])
             if last is not None and min(seen) >= last:
                 break
-    stems = []
     for n, reader in enumerate(readers):
         promised = reader.info.frames
-        enough = seen[n] if last is None else max(seen[n], 0)
-        if promised is not None and (last is None or seen[n] < last) and enough < promised - reader._source.tolerance:
+        to_the_end = last is None or seen[n] < last
+        if promised is not None and to_the_end and seen[n] < promised - reader._source.tolerance:
             raise AudioError(f"Stream {n} of {path} is truncated: {seen[n]} of {promised} samples; get a whole copy.")
-        stems.append(np.concatenate(pieces[n] or [np.zeros((channels, 0), np.float32)], axis=1))
-        _require_finite(stems[-1], path, first, rate)
-    longest = max(stem.shape[1] for stem in stems)
-    if longest == 0:
+    if max(seen) <= first:
         raise _beyond_end(path, first, max(seen), rate) if max(seen) else _no_samples(path)
+    nothing = np.zeros((readers[0].info.channels, 0), np.float32)
+    stems = [np.concatenate([nothing, *some], axis=1) for some in pieces]
+    for stem in stems:
+        _require_finite(stem, path, first, rate)
+    return torch.from_numpy(_stacked(stems, path)), rate
+
+
+def _require_alike(path: Path, streams: list[AudioInfo]) -> None:
+    rate, channels = streams[0].sample_rate, streams[0].channels
+    for n, stream in enumerate(streams):
+        if (stream.sample_rate, stream.channels) != (rate, channels):
+            raise AudioError(
+                f"{path} has no stems to stack: stream 0 has {rate} Hz and {channels} channels, stream {n} "
+                f"{stream.sample_rate} Hz and {stream.channels}; read them one by one."
+            )
+
+
+def _stacked(stems: list[np.ndarray], path: Path) -> np.ndarray:
+    """Stems (c, any) as (s, c, t), with silence after those that end early, and a warning."""
+    longest = max(stem.shape[1] for stem in stems)
     if any(stem.shape[1] != longest for stem in stems):
         lengths = ", ".join(str(stem.shape[1]) for stem in stems)
-        warnings.warn(f"The stems of {path} have {lengths} samples; the shorter ones end in silence.", stacklevel=2)
-    padded = [np.pad(stem, ((0, 0), (0, longest - stem.shape[1]))) for stem in stems]
-    return torch.from_numpy(np.stack(padded)), rate
+        warnings.warn(f"The stems of {path} have {lengths} samples; the shorter ones end in silence.", stacklevel=3)
+    return np.stack([np.pad(stem, ((0, 0), (0, longest - stem.shape[1]))) for stem in stems])
 
 
 def _probe(path: Path, stream: int) -> _Source:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -48,6 +48,7 @@ _CODECS = {  # FFmpeg's encoder and the sample format it is fed
 }
 _MUXERS = {"m4a": "ipod"}
 _BITS = {"int16": 16, "int24": 24, "int32": 32}
+_REPORTS = (OSError, av.FFmpegError, soundfile.SoundFileError)
 _PIECE = 4096  # samples per packet where the codec does not say
 _VORBIS_TAGS = ("title", "artist", "album", "date", "comment", "genre", "copyright", "license", "tracknumber")
 # nominal kbit/s of two channels at 44.1 kHz for the qualities 0, 0.1, ... 1
@@ -103,13 +104,10 @@ class Writer:
         self._part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
         self._file: _File | None = None
         self._rest = np.zeros((self.channels, 0), np.float32)  # too short to encode yet
-        try:
+        with self._guarded():
             self._part.open("xb").close()  # libsndfile does not say why it cannot create a file, FFmpeg says it later
             opened = _VorbisFile if self.encoding.container == "ogg" else _FFmpegFile
             self._file = opened(self._part, self, {key.lower(): str(value) for key, value in (tags or {}).items()})
-        except BaseException as error:
-            self.abort()
-            raise self._explained(error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -143,18 +141,15 @@ class Writer:
             )
         self.peak = max(self.peak, peak)
         bits = _BITS.get(self.encoding.subtype)
-        try:
+        with self._guarded():
             self._encode(self._integers(samples, bits) if bits else samples.astype(np.float32))
-        except BaseException as error:
-            self.abort()
-            raise self._explained(error) from error
         self.frames += block.shape[1]
 
     def close(self) -> None:
         """Finish the file and give it its name."""
         if self._file is None:
             return
-        try:
+        with self._guarded():
             if not self.frames:
                 raise AudioError(f"{self.path} would hold no samples: write some before closing it.")
             if self._rest.shape[1]:
@@ -164,15 +159,12 @@ class Writer:
             if missing_bytes(self._part):
                 raise AudioError(f"{self.path} could not be written whole: is the disk full?")
             os.replace(self._part, self.path)
-        except BaseException as error:
-            self.abort()
-            raise self._explained(error) from error
 
     def abort(self) -> None:
         """Give up: remove what was written, touch no file of the final name."""
         file, self._file = self._file, None
         if file is not None:
-            with contextlib.suppress(av.FFmpegError, OSError, soundfile.SoundFileError, AudioError):
+            with contextlib.suppress(*_REPORTS):
                 file.discard()
         self._part.unlink(missing_ok=True)
 
@@ -197,17 +189,20 @@ class Writer:
             return inside.astype(np.int16)
         return inside.astype(np.int32) << (32 - bits)
 
-    def _explained(self, error: BaseException) -> BaseException:
-        """The error to raise: a sentence for what the system and the codecs report, else the error itself."""
-        if isinstance(error, AudioError):
-            return error
-        if isinstance(error, (OSError, av.FFmpegError, soundfile.SoundFileError)):
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Whatever goes wrong, leave no file; what the system and the codecs report becomes a sentence."""
+        try:
+            yield
+        except BaseException as error:
+            self.abort()
+            if isinstance(error, AudioError) or not isinstance(error, _REPORTS):
+                raise
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            return AudioError(
+            raise AudioError(
                 f"{self.path} cannot be written ({reason}): check that the folder exists and may be written to, "
                 "and that the disk is not full."
-            )
-        return error
+            ) from error
 
 
 def write(

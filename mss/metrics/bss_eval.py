@@ -29,25 +29,27 @@ Differences from museval, all on purpose:
   filters need not.
 - NaN, Inf, integer audio, windows that are not whole samples and swapped axes are refused with a message.
 
-Letters: R correlations, G Gram matrix, D right-hand side, C filters of P, Cj filters of P_j, L filter length, X spectra.
-Axes: p problem (a batch item, or a frame when filters are framewise), k frame, a b signal (source and channel), q pair
-(reference, estimate), f bin, m segment.
+Letters: R correlations, G Gram matrix, D right-hand side, C and Cj filters of P and P_j, L filter length, X spectra.
+Axes: p problem (a batch item, or a frame when filters are framewise), n reference, e estimate, c channel, a and b
+signals (source and channel in one), k frame, f bin, m frame or block in a chunk.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from mss.metrics._inputs import check_shapes
+
 __all__ = ["BSSEval", "bss_eval", "is_silent"]
 
-MAX_CHANNELS = 64  # more than this is a (time, channel) array with its axes swapped
 MAX_PERMUTED = 8  # 8! = 40320 orders; 10! would no longer fit in memory
-WORKSPACE = 1 << 22  # real samples per chunk and per buffer: 32 MiB of float64, whatever the length of the track
-BLOCK = 1 << 14  # FFT points of the blockwise passes: long against the filters, short against the cache
+WORKSPACE = 1 << 20  # real samples per chunk and thread: 8 MiB of float64, whatever the length of the track
+BLOCK = 1 << 13  # FFT points of the blockwise passes: long against the filters, short against the cache
 LONG_FRAME = 1 << 17  # samples; above, a whole-frame FFT of all signals would fill the memory
 
 
@@ -61,7 +63,6 @@ class BSSEval(NamedTuple):
     perm: Tensor  # (..., n, 1), or (..., n, frames) with framewise filters: the estimate taken for each reference
 
 
-@torch.no_grad()
 def bss_eval(
     references: Tensor,
     estimates: Tensor,
@@ -110,7 +111,7 @@ def bss_eval(
     if compute_permutation and n > MAX_PERMUTED:
         raise ValueError(f"compute_permutation tries all n! orders: expected at most {MAX_PERMUTED} sources, got {n}.")
     window, hop = _whole_samples(window, hop, t)
-    s, y = references.reshape(-1, n, c, t), estimates.reshape(-1, n, c, t)
+    s, y = references.detach().reshape(-1, n, c, t), estimates.detach().reshape(-1, n, c, t)
     framewise = framewise_filters or mode == "v3"
     if framewise:  # each frame is a problem of its own, with one frame: (b, n, c, t) -> (b, n, c, k, window)
         s, y = s.unfold(-1, window, hop), y.unfold(-1, window, hop)
@@ -137,11 +138,13 @@ def bss_eval(
 
 
 def is_silent(signals: Tensor) -> Tensor:
-    """Which of the sources (..., n, c, t) are silent in museval's sense: (..., n) bool. Leave these out before scoring."""
-    active = torch.zeros(signals.shape[:-2], dtype=torch.bool, device=signals.device)
-    for chunk in signals.split(max(1, WORKSPACE // max(1, signals[..., 0].numel())), dim=-1):
-        active |= chunk.sum(-2).any(-1)
-    return ~active
+    """Which of the sources (..., n, c, t) are silent in museval's sense, (..., n) bool: leave them out."""
+    m = max(1, WORKSPACE // max(1, signals[..., 0].numel()))
+
+    def sounding(starts: Sequence[int]) -> tuple[Tensor]:
+        return (torch.stack([signals[..., i : i + m].sum(-2).any(-1) for i in starts]).sum(0),)
+
+    return _shared(sounding, range(0, signals.shape[-1], m), signals.device)[0] == 0
 
 
 # ---------------------------------------------------------------------------------------------------- input
@@ -160,29 +163,16 @@ def _check_options(window: float, hop: float, filter_length: int, mode: str, var
 
 
 def _check_signals(references: Tensor, estimates: Tensor) -> None:
-    if references.shape != estimates.shape:
-        raise ValueError(
-            f"references and estimates must have one shape (..., n, c, t), got {tuple(references.shape)} and "
-            f"{tuple(estimates.shape)}; trim or pad the estimates to the references first."
-        )
-    if references.ndim < 3 or 0 in references.shape:
-        raise ValueError(f"expected non-empty (..., source, channel, time), got shape {tuple(references.shape)}.")
-    c, t = references.shape[-2:]
-    if c > MAX_CHANNELS or c > t:
-        raise ValueError(f"expected (..., source, channel, time), got {c} channels of {t} samples; swap the last axes.")
-    if references.device != estimates.device:
-        raise ValueError(f"references are on {references.device}, estimates on {estimates.device}; use one device.")
+    check_shapes(references, estimates)
     for name, x in (("references", references), ("estimates", estimates)):
-        if not x.is_floating_point():
-            raise ValueError(f"{name}: expected floating-point audio, got {x.dtype}; convert it, e.g. x / 32768.")
         if not torch.stack(torch.aminmax(x)).isfinite().all():  # both extremes propagate NaN, and need no copy
             raise ValueError(f"{name}: contains NaN or Inf; find out where the file or the separator makes them.")
         silent = is_silent(x)
         if silent.any():
             where = [tuple(i) if len(i) > 1 else i[0] for i in silent.nonzero().tolist()]
             raise ValueError(
-                f"{name}: silent over the whole track (channels sum to zero) at source {where}: BSS Eval is not defined; "
-                "leave the source out of both references and estimates (see is_silent)."
+                f"{name}: source {where} is silent over the whole track (its channels sum to zero), BSS Eval is not "
+                "defined; leave it out of both references and estimates (see is_silent)."
             )
 
 
@@ -279,15 +269,19 @@ def _correlations(s: Tensor, y: Tensor, length: int) -> Tensor:
     n, c, t = s.shape
     n_fft = _block_size(length)
     step = n_fft - length + 1
-    per_chunk = max(1, WORKSPACE // (n_fft * 2 * n * c))
-    S = s.new_zeros((n_fft // 2 + 1, n * c, 2 * n * c), dtype=torch.complex128)
-    for start in range(0, t, step * per_chunk):
-        m = min(per_chunk, -(-(t - start) // step))
-        x = _slice(s, y, start, start + m * step + length - 1, (0, t))
-        X = torch.fft.rfft(x.unfold(-1, n_fft, step))  # (b, m, f)
-        A = torch.fft.rfft(x[: n * c, : m * step].unflatten(-1, (m, step)), n=n_fft)  # (a, m, f)
-        # bins lead, so that one batched product (f, a, m) @ (f, m, b) serves all pairs
-        S.baddbmm_(_bins_first(A).conj(), _bins_first(X).transpose(1, 2))
+    m = max(1, WORKSPACE // (n_fft * 2 * n * c))  # blocks at a time
+
+    def spectra(starts: Sequence[int]) -> tuple[Tensor]:
+        S = s.new_zeros((n_fft // 2 + 1, n * c, 2 * n * c), dtype=torch.complex128)
+        for start in starts:
+            x = _slice(s, y, start, start + m * step + length - 1, (0, t))
+            X = torch.fft.rfft(x.unfold(-1, n_fft, step))  # (b, m, f)
+            A = torch.fft.rfft(x[: n * c, : m * step].unflatten(-1, (m, step)), n=n_fft)  # (a, m, f)
+            # bins lead, so that one batched product (f, a, m) @ (f, m, b) serves all pairs
+            S.baddbmm_(_bins_first(A).conj(), _bins_first(X).transpose(1, 2))
+        return (S,)
+
+    (S,) = _shared(spectra, range(0, t, m * step), s.device)
     return torch.fft.irfft(S.permute(1, 2, 0), n=n_fft)[..., :length]
 
 
@@ -302,51 +296,53 @@ def _energies(
     frames = (t - window) // hop + 1
     whole = window <= LONG_FRAME
     n_fft = _fft_size(window + length - 1) if whole else _block_size(length)
+    m = max(8 if whole else 1, WORKSPACE // (n_fft * 2 * n * c))  # frames, or segments, at a time
     H = _transfer(C, Cj, n_fft)  # (f, rows, n·c)
-    E = s.new_zeros((7, n, n if every else 1, frames), dtype=torch.float64)
-    active = torch.zeros((2, n, frames), dtype=torch.bool, device=s.device)
-    for k, x in (_whole_frames if whole else _segments)(s, y, window, hop, length, n_fft):  # x (2·n·c, m, time)
-        X = torch.fft.rfft(x, n=n_fft)  # (2·n·c, m, f)
-        if whole:
-            F = _parseval(X, H, n_fft, n, variant, every)
-        else:
-            PY = torch.bmm(H, _bins_first(X[: n * c]))  # (f, rows, m)
+
+    def whole_frames(chunks: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        E, sounding = _blank(n, every, frames, s.device)
+        for k, _ in chunks:
+            stop = min(k + m, frames)
+            x = _slice(s, y, k * hop, (stop - 1) * hop + window, (0, t)).unfold(-1, window, hop)  # (2·n·c, m, window)
+            E[:2, ..., k:stop], sounding[..., k:stop] = _plain(x, n, every)
+            E[2:, ..., k:stop] = _parseval(torch.fft.rfft(x, n=n_fft), H, n_fft, n, variant, every)
+        return E, sounding
+
+    def segments(chunks: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        E, sounding = _blank(n, every, frames, s.device)
+        for k, start in chunks:
+            # each segment begins length-1 samples before the last one ended: there the cyclic convolution wraps around
+            x = _slice(s, y, start - length + 1, start + m * step, (k * hop, k * hop + window)).unfold(-1, n_fft, step)
+            PY = torch.bmm(H, _bins_first(torch.fft.rfft(x[: n * c])))  # (f, rows, m)
             PY = torch.fft.irfft(PY.permute(1, 2, 0), n=n_fft)[..., length - 1 :]
-            x = x[..., length - 1 :]  # what comes before wraps around
-            F = _filtered(x, PY, n, variant, every)
-        s_, y_ = x.unflatten(0, (2, n, c))  # (n, c, m, time)
-        E[2:, ..., k] += F if whole else F.sum(-1, keepdim=True)
-        plain = torch.stack((_power(s_).unsqueeze(1).expand(F.shape[1:]), _power(s_.unsqueeze(1) - _other(y_, every))))
-        E[:2, ..., k] += plain if whole else plain.sum(-1, keepdim=True)
-        sounding = x.unflatten(0, (2, n, c)).sum(2).any(-1)  # (2, n, m)
-        active[..., k] |= sounding if whole else sounding.any(-1, keepdim=True)
-    return E, ~active.all(1).all(0)
+            x = x[..., length - 1 :]
+            plain, some = _plain(x, n, every)
+            E[:2, ..., k] += plain.sum(-1)
+            E[2:, ..., k] += _filtered(x, PY, n, variant, every).sum(-1)
+            sounding[..., k] += some.sum(-1)
+        return E, sounding
+
+    if whole:
+        E, sounding = _shared(whole_frames, [(k, 0) for k in range(0, frames, m)], s.device)
+    else:
+        step = n_fft - length + 1
+        starts = [(k, i) for k in range(frames) for i in range(k * hop, k * hop + window + length - 1, m * step)]
+        E, sounding = _shared(segments, starts, s.device)
+    return E, (sounding == 0).any(0).any(0)
 
 
-def _whole_frames(
-    s: Tensor, y: Tensor, window: int, hop: int, length: int, n_fft: int
-) -> Iterator[tuple[slice, Tensor]]:
-    """Frames in chunks: their numbers, and their samples (2·n·c, m, window)."""
-    t = s.shape[-1]
-    frames = (t - window) // hop + 1
-    per_chunk = max(1, WORKSPACE // (n_fft * 2 * s[..., 0].numel()))
-    for k in range(0, frames, per_chunk):
-        m = min(per_chunk, frames - k)
-        x = _slice(s, y, k * hop, (k + m - 1) * hop + window, (0, t))
-        yield slice(k, k + m), x.unfold(-1, window, hop)
+def _blank(n: int, every: bool, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Zero energies (7, n, e, k), and zero counts (2, n, k) of the segments with sound in references and estimates."""
+    E = torch.zeros((7, n, n if every else 1, frames), dtype=torch.float64, device=device)
+    return E, torch.zeros((2, n, frames), dtype=torch.int64, device=device)
 
 
-def _segments(s: Tensor, y: Tensor, window: int, hop: int, length: int, n_fft: int) -> Iterator[tuple[slice, Tensor]]:
-    """Each frame in chunks of segments of n_fft samples, each beginning length-1 samples before the last one ended."""
-    frames = (s.shape[-1] - window) // hop + 1
-    step = n_fft - length + 1
-    per_chunk = max(1, WORKSPACE // (n_fft * 2 * s[..., 0].numel()))
-    for k in range(frames):
-        bounds = k * hop, k * hop + window
-        for start in range(bounds[0], bounds[1] + length - 1, step * per_chunk):
-            m = min(per_chunk, -(-(bounds[1] + length - 1 - start) // step))
-            x = _slice(s, y, start - length + 1, start + m * step, bounds)
-            yield slice(k, k + 1), x.unfold(-1, n_fft, step)
+def _plain(x: Tensor, n: int, every: bool) -> tuple[Tensor, Tensor]:
+    """Energies (2, n, e, m) of s and s-y from samples (2·n·c, m, time), and which sources have sound (2, n, m)."""
+    x = x.unflatten(0, (2, n, -1))
+    s, y = x
+    error = _power(s.unsqueeze(1) - _other(y, every))
+    return torch.stack((_power(s).unsqueeze(1).expand_as(error), error)), x.sum(2).any(-1)
 
 
 def _transfer(C: Tensor, Cj: Tensor, n_fft: int) -> Tensor:
@@ -403,8 +399,28 @@ def _power(x: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------------- blocks
 
 
+def _shared(
+    work: Callable[[Sequence], tuple[Tensor, ...]], items: Sequence, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Sums of the results of `work` over parts of the items, one part per CPU thread.
+
+    Threads that each take whole chunks stay in their own cache and meet once; with torch's own threads inside every
+    operation they would meet thousands of times, and on a machine that also does other things each time wait.
+    """
+    threads = torch.get_num_threads()
+    workers = min(threads, len(items)) if device.type == "cpu" else 1
+    if workers == 1:
+        return work(items)
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            parts = list(pool.map(work, [items[i::workers] for i in range(workers)]))
+    finally:
+        torch.set_num_threads(threads)  # the setting is each thread's own, but also the default of threads to come
+    return tuple(sum(results[1:], results[0]) for results in zip(*parts, strict=True))
+
+
 def _slice(s: Tensor, y: Tensor, start: int, stop: int, bounds: tuple[int, int]) -> Tensor:
-    """Samples start..stop of all signals of s and y (..., t), float64, zero outside the bounds: (signals, stop-start)."""
+    """Samples start..stop of s and y (..., t), zero outside the bounds: (signals, stop-start) float64."""
     lo, hi = max(start, bounds[0]), min(stop, bounds[1])
     s, y = s[..., lo:hi].flatten(0, -2), y[..., lo:hi].flatten(0, -2)
     out = s.new_zeros((len(s) + len(y), stop - start), dtype=torch.float64)

@@ -29,7 +29,7 @@ class UpConv2d(nn.ConvTranspose2d):
 
     def _kernel(self) -> Tensor:
         """(4 * out, in, 3, 3); made anew only where the weight may have changed, it takes as long as the convolution."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or self.weight.is_inference():  # inference tensors do not say when they change
             return self._rearranged()
         state = (self.weight.data_ptr(), self.weight._version, self.weight.dtype)
         if self._kept is None or self._kept[0] != state:

@@ -1,0 +1,46 @@
+"""Real music and small helpers that several test files share."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from mss.audio import read_stems
+
+ROOT = Path(__file__).parent.parent
+torch.set_num_threads(max(1, min(2, os.cpu_count() or 1)))
+
+
+@pytest.fixture(scope="session")
+def excerpt_path() -> Path:
+    """The MUSDB18 excerpt that stempeg ships: five AAC streams, mixture drums bass other vocals, 6 s."""
+    spec = importlib.util.find_spec("stempeg")  # not imported: it wants an ffmpeg binary
+    return next((Path(spec.submodule_search_locations[0]) / "data").glob("*.mp4"))
+
+
+@pytest.fixture(scope="session")
+def excerpt(excerpt_path) -> dict[str, torch.Tensor]:
+    """Its streams, (c, t) each, at 44.1 kHz."""
+    stems, _ = read_stems(excerpt_path)
+    return dict(zip(("mixture", "drums", "bass", "other", "vocals"), stems, strict=True))
+
+
+@pytest.fixture(scope="session")
+def mixture(excerpt) -> torch.Tensor:
+    """Two seconds of it, (1, 2, t)."""
+    return excerpt["mixture"][None, :, 44100 : 3 * 44100]
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A source of random numbers that is the same in every test, in any order."""
+    return torch.Generator().manual_seed(20190101)
+
+
+def sdr(reference: torch.Tensor, estimate: torch.Tensor) -> float:
+    """Whole-track SDR, dB: energy over energy of the error (Mitsufuji et al. 2022)."""
+    return float(10 * torch.log10(reference.square().sum() / (reference - estimate).square().sum()))

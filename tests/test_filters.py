@@ -1,0 +1,102 @@
+"""Masks and the EM Wiener filter: sums, limits, level, gradients, and norbert."""
+
+import norbert
+import numpy as np
+import pytest
+import torch
+
+from mss.filters import binary_mask, mixture_phase, ratio_mask, softmask, wiener
+from mss.transforms import STFT
+from tests.conftest import sdr
+
+
+@pytest.fixture(scope="module")
+def spectra(excerpt):
+    """Mixture X (1, c, f, k) and magnitudes V (1, n, c, f, k) of the true stems, float64."""
+    part = slice(44100, 44100 * 2)
+    transform = STFT(2048, 1024)
+    stems = torch.stack([excerpt[name][:, part] for name in ("drums", "bass", "other", "vocals")]).double()
+    return transform(excerpt["mixture"][None, :, part].double()), transform(stems).abs()[None], stems, transform
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 2, 40])
+def test_ratio_masks_sum_to_one_at_any_level(spectra, power):
+    _, V, _, _ = spectra
+    for scale in (1e-30, 1, 1e30):
+        M = ratio_mask((V * scale).clamp_max(1e35).float(), power)
+        assert torch.isfinite(M).all()
+        assert torch.allclose(M.sum(1), torch.ones(()), atol=1e-5)
+
+
+def test_empty_bins_are_shared_or_dropped():
+    V = torch.zeros(1, 4, 1, 2, 3)
+    assert torch.equal(ratio_mask(V), torch.full_like(V, 0.25))
+    assert torch.equal(ratio_mask(V, empty="drop"), V)
+
+
+def test_high_powers_tend_to_the_binary_mask(spectra):
+    X, V, _, _ = spectra
+    error = (softmask(V, X, 2000.0) - binary_mask(V, X)).norm() / X.norm()
+    assert error < 1e-2  # what is left are the bins in which two stems are within a thousandth of each other
+    assert torch.allclose(binary_mask(V, X).sum(1), X)
+
+
+def test_oracle_masks_rank_as_published(spectra):
+    """Ratio masks of power 1 to 2 beat the binary mask, and power one half (methods: 1.3)."""
+    X, V, stems, transform = spectra
+    length = stems.shape[-1]
+    score = {}
+    for name, Y in {
+        "binary": binary_mask(V, X), "half": softmask(V, X, 0.5), "one": softmask(V, X), "two": softmask(V, X, 2.0)
+    }.items():  # fmt: skip
+        score[name] = np.mean([sdr(s, y) for s, y in zip(stems, transform.inverse(Y, length)[0], strict=True)])
+    assert score["half"] < score["binary"] < min(score["one"], score["two"])
+
+
+def test_mixture_phase_keeps_magnitude_and_phase(spectra):
+    X, V, _, _ = spectra
+    Y = mixture_phase(V, X)
+    assert torch.allclose(Y.abs(), V.where(X.unsqueeze(1) != 0, 0.0), atol=1e-9)
+    assert (Y * X.conj().unsqueeze(1)).imag.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 2, 5])
+@pytest.mark.parametrize("start", ["softmask", "mixture_phase"])
+def test_wiener_equals_norbert(spectra, iterations, start):
+    X, V, _, _ = spectra
+    x = X[0].permute(2, 1, 0).numpy().copy()  # (k, f, c), and norbert writes into its arguments
+    v = V[0].permute(3, 2, 1, 0).numpy().copy()
+    theirs = norbert.wiener(v, x, iterations=iterations, use_softmask=start == "softmask")
+    theirs = torch.from_numpy(theirs).permute(3, 2, 1, 0)
+    ours = wiener(V, X, iterations, start=start)[0]
+    assert (ours - theirs).abs().max() / theirs.abs().max() < 1e-6
+
+
+def test_wiener_is_the_same_at_any_level_and_leaves_its_arguments_alone(spectra):
+    X, V, _, _ = spectra
+    X, V = X[..., :100, :20].to(torch.complex64), V[..., :100, :20].float()
+    before = X.clone(), V.clone()
+    Y = wiener(V, X, 2)
+    assert torch.equal(X, before[0])
+    assert torch.equal(V, before[1])
+    for scale in (1e-6, 1e4):
+        assert torch.allclose(wiener(V * scale, X * scale, 2) / scale, Y, atol=1e-4 * Y.abs().max())
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_wiener_for_any_number_of_channels_batched(channels, generator):
+    X = torch.randn(2, channels, 33, 20, dtype=torch.complex128, generator=generator)
+    V = torch.rand(2, 3, channels, 33, 20, dtype=torch.float64, generator=generator)
+    Y = wiener(V, X, 2, block=10)
+    assert (Y.sum(1) - X).abs().max() < 1e-5  # up to the regularisation
+    assert torch.allclose(Y[1:], wiener(V[1:], X[1:], 2, block=33), atol=1e-10)
+
+
+def test_silence_stays_silent_and_gradients_finite():
+    X = torch.zeros(1, 2, 5, 4, dtype=torch.complex64)
+    V = torch.zeros(1, 3, 2, 5, 4)
+    for result in (softmask(V, X, 2.0), binary_mask(V, X), mixture_phase(V, X), wiener(V, X, 2)):
+        assert torch.equal(result, torch.zeros_like(result))
+    X, V = X + 1, (V + 0.5).requires_grad_()
+    wiener(V, X, 1).abs().sum().backward()
+    assert torch.isfinite(V.grad).all()

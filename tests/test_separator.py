@@ -1,0 +1,202 @@
+"""The pipeline, the wrappers and the adapters: what they promise holds for separators with known behaviour."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import mss
+from mss.adapters import Resampled, Select, StereoPairs
+from mss.filters import wiener
+from mss.separator import SpectralSeparator, context_of
+from mss.transforms import STFT
+from mss.wrappers import Cascade, Chunked, Ensemble, Shifted, WithResidual, aligned, stream
+
+
+class Bounded(nn.Module):
+    """An estimator of bounded context: one convolution over 2 * context + 1 frames, seeded."""
+
+    def __init__(self, context: int = 3, seed: int = 0) -> None:
+        super().__init__()
+        self.context = context
+        torch.manual_seed(seed)
+        self.conv = nn.Conv1d(1, 2, 2 * context + 1, padding=context)
+
+    def forward(self, X):
+        b, c, f, k = X.shape
+        V = self.conv(X.abs().reshape(-1, 1, k)).abs()
+        return V.reshape(b, c, f, 2, k).movedim(3, 1)
+
+
+class Patches(nn.Module):
+    """An estimator that sees patches of 8 frames, each through its mean only."""
+
+    context, grid = 0, 8
+
+    def forward(self, X):
+        V = nn.functional.pad(X.abs(), (0, -X.shape[-1] % 8)).unflatten(-1, (-1, 8))
+        level = V.mean(-1, keepdim=True).expand_as(V).flatten(-2)[..., : X.shape[-1]]
+        return torch.stack([X.abs(), level], 1)
+
+
+def spectral(estimator, **options):
+    return SpectralSeparator(estimator, ("a", "b"), sample_rate=8000, transform=STFT(256, 64), **options).eval()
+
+
+SEPARATORS = {
+    "bounded": lambda: spectral(Bounded()),
+    "patches": lambda: spectral(Patches()),
+    "hpss": lambda: spectral(mss.classical.hpss),
+    "pairs": lambda: StereoPairs(spectral(Bounded())),
+    "residual": lambda: WithResidual(spectral(Bounded()), "rest"),
+    "cascade": lambda: Cascade(spectral(Patches()), spectral(Bounded()), stem="b"),
+    "ensemble": lambda: Ensemble([spectral(Bounded()), spectral(Patches())], [1, 3]),
+    "select": lambda: Select(spectral(Bounded()), ["b"]),
+}
+
+
+@pytest.fixture
+def noise(generator):
+    return torch.randn(2, 2, 30011, generator=generator)
+
+
+@pytest.mark.parametrize("name", SEPARATORS)
+@pytest.mark.parametrize("block", [500, 4096, 100000])
+@torch.inference_mode()
+def test_a_stream_is_the_whole(name, block, noise, monkeypatch):
+    monkeypatch.setattr(SpectralSeparator, "BLOCK", 24)
+    separator = SEPARATORS[name]()
+    assert context_of(separator) is not None
+    blocks = list(stream(separator, noise.split(block, -1)))
+    assert len(blocks) > 3  # it did not just wait for all of it
+    streamed, whole = torch.cat(blocks, -1), separator(noise)
+    assert streamed.shape == whole.shape == (2, len(separator.targets), 2, 30011)
+    assert (streamed - whole).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["bounded", "patches", "hpss", "cascade", "residual"])
+@pytest.mark.parametrize("segment", [0.9, 1.7, 60])
+@torch.inference_mode()
+def test_chunks_with_context_are_the_whole(name, segment, noise):
+    separator = SEPARATORS[name]()
+    chunked = Chunked(separator, segment=segment)
+    assert (chunked(noise) - separator(noise)).abs().max() < 1e-4
+
+
+@torch.inference_mode()
+def test_chunks_without_known_context_return_an_identity_exactly(noise):
+    class Identity(nn.Module):
+        targets, sample_rate = ("all",), 8000
+
+        def forward(self, mixture):
+            return mixture.unsqueeze(1)
+
+    for overlap in (None, 0.0, 0.3):
+        y = Chunked(Identity(), segment=0.7, overlap=overlap)(noise)
+        assert torch.allclose(y[:, 0], noise, atol=1e-6)
+
+
+def test_chunks_too_short_for_their_overlap_are_refused():
+    with pytest.raises(ValueError, match="overlap must be at least 0 s and shorter than the segment of 2 s, not 3"):
+        Chunked(spectral(Bounded()), segment=2, overlap=3)
+
+
+@torch.inference_mode()
+def test_a_statistical_filter_needs_the_whole_song(noise):
+    separator = spectral(Bounded(), filter=partial(wiener, iterations=1))
+    assert context_of(separator) is None
+    blocks = list(stream(separator, noise[..., :5000].split(700, -1)))
+    assert len(blocks) == 1
+    assert torch.equal(blocks[0], separator(noise[..., :5000]))
+    with pytest.raises(ValueError, match=r"needs the whole song.*mss\.Chunked"):
+        next(separator.stream([noise]))
+
+
+@torch.inference_mode()
+def test_shifts_average_delays_and_repeat_exactly(noise):
+    separator = spectral(Patches())
+    shifted = Shifted(separator, shifts=2, max_shift=0.01)
+    late = separator(nn.functional.pad(noise, (40, 0)))[..., 40:]
+    assert torch.allclose(shifted(noise), (separator(noise) + late) / 2, atol=1e-6)
+    assert torch.equal(shifted(noise), shifted(noise))
+
+
+@torch.inference_mode()
+def test_residual_makes_the_sum_the_mixture(noise):
+    y = WithResidual(Select(spectral(Bounded()), ["a"]), "no_a")(noise)
+    assert (y.sum(1) - noise).abs().max() < 1e-6
+    with pytest.raises(ValueError, match="cannot be called 'a'"):
+        WithResidual(spectral(Bounded()), "a")
+
+
+@torch.inference_mode()
+def test_cascade_splits_the_stem_and_keeps_the_sum(noise):
+    cascade = SEPARATORS["cascade"]()
+    assert cascade.targets == ("a", "a", "b")
+    first = cascade.first(noise)
+    y = cascade(noise)
+    assert torch.equal(y[:, 0], first[:, 0])
+    assert torch.allclose(y[:, 1:].sum(1), first[:, 1], atol=1e-5)
+    with pytest.raises(ValueError, match="has no target 'c'; it has a, b"):
+        Cascade(spectral(Patches()), spectral(Bounded()), stem="c")
+
+
+@torch.inference_mode()
+def test_ensemble_weights_its_members(noise):
+    members = [spectral(Bounded()), spectral(Patches())]
+    y = Ensemble(members, [1, 3])(noise)
+    assert torch.allclose(y, (members[0](noise) + 3 * members[1](noise)) / 4, atol=1e-6)
+    with pytest.raises(ValueError, match="same targets at the same rate"):
+        Ensemble([members[0], Select(members[0], ["b"])])
+    with pytest.raises(ValueError, match="2 separators need as many weights, got 3"):
+        Ensemble(members, [1, 2, 3])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 7, 8, 9])
+@torch.inference_mode()
+def test_stereo_pairs_take_any_channels_in_their_order(channels, generator):
+    class StereoOnly(nn.Module):
+        """Swaps the sides of a pair and says which pair it saw by its energy."""
+
+        targets, sample_rate = ("same", "swapped"), 8000
+
+        def forward(self, mixture):
+            assert mixture.shape[1] == 2
+            return torch.stack([mixture, mixture.flip(1)], 1)
+
+    x = torch.randn(2, channels, 100, generator=generator)
+    y = StereoPairs(StereoOnly())(x)
+    assert torch.allclose(y[:, 0], x)
+    pairs = {1: [0], 3: [1, 0, 2], 5: [1, 0, 2, 4, 3], 6: [1, 0, 2, 3, 5, 4], 7: [1, 0, 2, 3, 4, 6, 5]}
+    default = [i ^ 1 if i ^ 1 < channels else i for i in range(channels)]
+    expected = {**pairs, 8: [1, 0, 2, 3, 5, 4, 7, 6]}.get(channels, default)
+    assert torch.allclose(y[:, 1], x[:, expected])
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 48000, 96000])
+@torch.inference_mode()
+def test_resampled_keeps_length_and_stream(rate, generator):
+    separator = Resampled(spectral(Bounded()), rate)
+    x = torch.randn(1, 2, rate + 7, generator=generator)
+    whole = separator(x)
+    assert whole.shape == (1, 2, 2, rate + 7)
+    streamed = torch.cat(list(stream(separator, x.split(3001, -1))), -1)
+    assert streamed.shape == whole.shape
+    assert (streamed - whole).abs().max() < 1e-4
+    tone = torch.sin(torch.arange(rate) * 2 * torch.pi * 440 / rate).expand(1, 1, -1)
+    middle = slice(rate // 4, rate // 2)
+    assert (separator(tone).sum(1) - tone)[..., middle].abs().max() < 1e-3  # what both rates hold comes back
+
+
+def test_aligned_cuts_streams_to_common_blocks():
+    a = [torch.arange(0, 5), torch.arange(5, 12)]
+    b = [torch.arange(0, 1), torch.arange(1, 1), torch.arange(1, 12)]
+    pairs = list(aligned(a, b))
+    assert all(torch.equal(x, y) for x, y in pairs)
+    assert torch.equal(torch.cat([x for x, _ in pairs]), torch.arange(12))
+
+
+def test_select_names_what_there_is():
+    with pytest.raises(ValueError, match="no target 'voice': there are a, b"):
+        Select(spectral(Bounded()), ["a", "voice"])

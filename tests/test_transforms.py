@@ -1,0 +1,71 @@
+"""The STFT against librosa and torch, its inverse, and the block-by-block form of both."""
+
+import librosa
+import numpy as np
+import pytest
+import torch
+
+from mss.transforms import STFT
+
+PRESETS = [STFT(), STFT(2048, 512), STFT(1024, 256, "hamming"), STFT(1764, 441), STFT(1000, 300)]
+
+
+@pytest.mark.parametrize("transform", PRESETS, ids=str)
+@pytest.mark.parametrize("length", [1, 1000, 4096, 44101])
+def test_round_trip_is_exact(transform, length, generator):
+    x = torch.randn(2, 3, length, dtype=torch.float64, generator=generator)
+    X = transform(x)
+    assert X.shape == (2, 3, transform.bins, transform.frames(length))
+    assert torch.allclose(transform.inverse(X, length), x, atol=1e-12)
+    single = transform.inverse(transform(x.float()), length)
+    assert single.dtype == torch.float32
+    assert (single - x).abs().max() < 1e-5
+
+
+def test_equals_librosa(excerpt):
+    x = excerpt["mixture"][0, :30000].double()
+    ours = STFT(2048, 512)(x)
+    theirs = librosa.stft(x.numpy(), n_fft=2048, hop_length=512, center=True, pad_mode="constant", dtype=np.complex128)
+    assert np.abs(ours.numpy() - theirs).max() < 1e-10
+
+
+def test_inverse_equals_torch_on_a_masked_spectrum(excerpt, generator):
+    x = excerpt["mixture"][:, :50000].double()
+    transform = STFT()
+    X = transform(x)
+    X = X * torch.rand(X.shape, dtype=torch.float64, generator=generator)  # inconsistent, as after any mask
+    window = torch.hann_window(4096, dtype=torch.float64)
+    theirs = torch.istft(X, 4096, 1024, window=window, length=x.shape[-1])
+    assert torch.allclose(transform.inverse(X, x.shape[-1]), theirs, atol=1e-12)
+
+
+@pytest.mark.parametrize("transform", PRESETS, ids=str)
+@pytest.mark.parametrize("length", [1, 5000, 20000, 20480])
+@pytest.mark.parametrize(("size", "block"), [(1, 777), (7, 4096), (16, 100000)])
+def test_blocks_put_together_are_the_whole(transform, length, size, block, generator):
+    x = torch.randn(2, length, dtype=torch.float64, generator=generator)
+    blocks = list(transform.blocks(x.split(block, -1), size))
+    assert all(b.shape[-1] == size for b in blocks[:-1])
+    X = torch.cat(blocks, -1)
+    assert torch.allclose(X, transform(x), atol=1e-11)
+    y = torch.cat(list(transform.inverse_blocks(X.split(size, -1))), -1)
+    assert torch.allclose(y[..., :length], x, atol=1e-11)
+
+
+def test_gradients_flow_both_ways(generator):
+    x = torch.randn(1, 90, dtype=torch.float64, generator=generator, requires_grad=True)
+    transform = STFT(32, 8)
+    assert torch.autograd.gradcheck(lambda x: transform.inverse(transform(x) * 0.5, 90), x)
+
+
+def test_any_device():
+    X = STFT()(torch.empty(1, 2, 44100, device="meta"))
+    assert X.device.type == "meta"
+    assert STFT().inverse(X, 44100).shape == (1, 2, 44100)
+
+
+def test_settings_that_cannot_be_inverted_are_refused():
+    with pytest.raises(ValueError, match="hop must be between 1 and n_fft // 2 = 512"):
+        STFT(1024, 600)
+    with pytest.raises(ValueError, match="window must be one of hann, hamming"):
+        STFT(window="square")
