@@ -38,6 +38,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
+from types import EllipsisType
 from typing import Literal, NamedTuple
 
 import torch
@@ -50,6 +51,7 @@ __all__ = ["BSSEval", "bss_eval", "is_silent"]
 MAX_PERMUTED = 8  # 8! = 40320 orders; 10! would no longer fit in memory
 WORKSPACE = 1 << 20  # real samples per chunk and thread: 8 MiB of float64, whatever the length of the track
 BLOCK = 1 << 13  # FFT points of the blockwise passes: long against the filters, short against the cache
+BINS = 1 << 11  # of a spectrum at a time, so that what is computed from them stays in the cache
 LONG_FRAME = 1 << 17  # samples; above, a whole-frame FFT of all signals would fill the memory
 
 
@@ -296,16 +298,16 @@ def _energies(
     frames = (t - window) // hop + 1
     whole = window <= LONG_FRAME
     n_fft = _fft_size(window + length - 1) if whole else _block_size(length)
-    m = max(8 if whole else 1, WORKSPACE // (n_fft * 2 * n * c))  # frames, or segments, at a time
-    H = _transfer(C, Cj, n_fft)  # (f, rows, n·c)
+    m = max(2 if whole else 1, WORKSPACE // (n_fft * 2 * n * c))  # frames, or segments, at a time
+    H = _responses(C, Cj, n_fft)
 
     def whole_frames(chunks: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         E, sounding = _blank(n, every, frames, s.device)
         for k, _ in chunks:
             stop = min(k + m, frames)
-            x = _slice(s, y, k * hop, (stop - 1) * hop + window, (0, t)).unfold(-1, window, hop)  # (2·n·c, m, window)
-            E[:2, ..., k:stop], sounding[..., k:stop] = _plain(x, n, every)
-            E[2:, ..., k:stop] = _parseval(torch.fft.rfft(x, n=n_fft), H, n_fft, n, variant, every)
+            x = _frames(s, y, window, hop, slice(k, stop), n_fft)  # (2·n·c, m, time)
+            E[:2, ..., k:stop], sounding[..., k:stop] = _plain(x[..., :window], n, every)
+            E[2:, ..., k:stop] = _parseval(torch.fft.rfft(x), H, n_fft, n, variant, every)
         return E, sounding
 
     def segments(chunks: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
@@ -313,12 +315,13 @@ def _energies(
         for k, start in chunks:
             # each segment begins length-1 samples before the last one ended: there the cyclic convolution wraps around
             x = _slice(s, y, start - length + 1, start + m * step, (k * hop, k * hop + window)).unfold(-1, n_fft, step)
-            PY = torch.bmm(H, _bins_first(torch.fft.rfft(x[: n * c])))  # (f, rows, m)
-            PY = torch.fft.irfft(PY.permute(1, 2, 0), n=n_fft)[..., length - 1 :]
+            projected = (
+                torch.fft.irfft(Y, n=n_fft)[..., length - 1 :] for Y in _project(torch.fft.rfft(x[: n * c]), H, ...)
+            )
             x = x[..., length - 1 :]
             plain, some = _plain(x, n, every)
             E[:2, ..., k] += plain.sum(-1)
-            E[2:, ..., k] += _filtered(x, PY, n, variant, every).sum(-1)
+            E[2:, ..., k] += _filtered(x, *projected, variant, every).sum(-1)
             sounding[..., k] += some.sum(-1)
         return E, sounding
 
@@ -345,39 +348,47 @@ def _plain(x: Tensor, n: int, every: bool) -> tuple[Tensor, Tensor]:
     return torch.stack((_power(s).unsqueeze(1).expand_as(error), error)), x.sum(2).any(-1)
 
 
-def _transfer(C: Tensor, Cj: Tensor, n_fft: int) -> Tensor:
-    """Frequency responses (f, n·c + n·e·c, n·c): the rows of P y for each estimate, then of P_j y for each pair."""
-    n, e, c = Cj.shape[:3]
-    P = torch.fft.rfft(C, n=n_fft, dim=1).permute(1, 2, 0)  # (f, n·c out, n·c in)
-    Pj = P.new_zeros((len(P), n, e, c, n, c))  # block-diagonal: P_j reads the channels of reference j only
-    blocks = torch.fft.rfft(Cj, n=n_fft, dim=3).permute(3, 1, 4, 2, 0)  # (f, e, c out, c in, n)
-    Pj.diagonal(dim1=1, dim2=4).copy_(blocks)
-    return torch.cat((P, Pj.reshape(len(P), -1, n * c)), 1)
+def _responses(C: Tensor, Cj: Tensor, n_fft: int) -> tuple[Tensor, Tensor]:
+    """Frequency responses of P (n estimates, c out, n·c in, f) and of P_j (n, e, c out, c in, f)."""
+    P = torch.fft.rfft(C, n=n_fft, dim=1).permute(2, 0, 1).unflatten(0, (-1, Cj.shape[2]))
+    return P.contiguous(), torch.fft.rfft(Cj, n=n_fft, dim=3).permute(0, 1, 4, 2, 3).contiguous()
 
 
-def _parseval(X: Tensor, H: Tensor, n_fft: int, n: int, variant: str, every: bool) -> Tensor:
-    """`_filtered` energies (5, n, e, m) from the spectra X (2·n·c, m, f) of whole frames, a range of bins at a time."""
-    weight = X.real.new_full((X.shape[-1], 1, 1), math.sqrt(2 / n_fft))  # half a spectrum: all bins count twice
-    weight[[0, -1]] = math.sqrt(1 / n_fft)  # but the first and, n_fft being even, the last
-    bins = max(64, WORKSPACE // (8 * H.shape[1] * X.shape[1]))
-    F: Tensor | float = 0.0
-    for f in range(0, len(H), bins):
-        tile = _bins_first(X[..., f : f + bins]) * weight[f : f + bins]  # (f, 2·n·c, m)
-        PY = torch.bmm(H[f : f + bins], tile[:, : len(X) // 2])  # (f, rows, m)
-        F = F + _filtered(tile.permute(1, 2, 0), PY.permute(1, 2, 0), n, variant, every)
-    return F
+def _project(S: Tensor, H: tuple[Tensor, Tensor], bins: slice | EllipsisType) -> tuple[Tensor, Tensor]:
+    """P y (n, c, m, f) and P_j y (n, e, c, m, f) from spectra S (n·c, m, f) of the references."""
+    # a running sum over the few input channels: a matrix product would need the bins first in memory, and moving them
+    # there costs more than the product
+    HP, HPj = H[0][..., None, bins], H[1][..., None, bins]  # an axis for m
+    P = HP[:, :, 0] * S[0]
+    for i in range(1, len(S)):
+        P.addcmul_(HP[:, :, i], S[i])
+    Sj = S.unflatten(0, (-1, 1, HPj.shape[3], 1))  # (n, 1, c in, 1, m, f)
+    Pj = HPj[:, :, :, 0] * Sj[:, :, 0]
+    for i in range(1, HPj.shape[3]):
+        Pj.addcmul_(HPj[:, :, :, i], Sj[:, :, i])
+    return P, Pj
 
 
-def _filtered(x: Tensor, PY: Tensor, n: int, variant: str, every: bool) -> Tensor:
+def _parseval(X: Tensor, H: tuple[Tensor, Tensor], n_fft: int, n: int, variant: str, every: bool) -> Tensor:
+    """`_filtered` energies (5, n, e, m) from the spectra X (2·n·c, m, f) of whole frames, some bins at a time."""
+    X[..., [0, -1]] *= math.sqrt(0.5)  # in half a spectrum all bins count twice, but not these (n_fft is even)
+    total: Tensor | float = 0.0
+    for f in range(0, X.shape[-1], BINS):
+        bins = slice(f, f + BINS)
+        x = X[..., bins]
+        total = total + _filtered(x, *_project(x[: len(x) // 2], H, bins), variant, every)
+    return total * (2 / n_fft)
+
+
+def _filtered(x: Tensor, P: Tensor, Pj: Tensor, variant: str, every: bool) -> Tensor:
     """Energies (5, n, e, m) of P_j y, P y, e_spat (sources variant: y - P_j y), e_interf and e_artif.
 
     Args:
         x: The references, then the estimates (2·n·c, m, time or bins).
-        PY: P y of all estimates, then P_j y of all pairs (n·c + n·e·c, m, time or bins).
+        P: P y of all estimates (n, c, m, time or bins).
+        Pj: P_j y of all pairs (n, e, c, m, time or bins).
     """
-    c = len(x) // (2 * n)
-    s, y = x.unflatten(0, (2, n, c))
-    P, Pj = PY[: n * c].unflatten(0, (n, c)), PY[n * c :].unflatten(0, (n, -1, c))  # (n, c, m, ·), (n, e, c, m, ·)
+    s, y = x.unflatten(0, (2, *P.shape[:2]))
     rest = Pj - s.unsqueeze(1) if variant == "images" else _other(y, every) - Pj
     parts = Pj, _other(P, every), rest, _other(P, every) - Pj, _other(y - P, every)
     return torch.stack(torch.broadcast_tensors(*(_power(part) for part in parts)))
@@ -390,10 +401,8 @@ def _other(x: Tensor, every: bool) -> Tensor:
 
 def _power(x: Tensor) -> Tensor:
     """Energy (..., m) of real or complex signals (..., c, m, time or bins)."""
-    if not x.is_complex():
-        return x.square().sum(-1).sum(-2)
-    # the bins lead in memory: summed first, the additions run along contiguous rows
-    return torch.view_as_real(x).square().sum(-2).sum((-3, -1))
+    x = torch.view_as_real(x).flatten(-2) if x.is_complex() else x
+    return torch.linalg.vector_norm(x, dim=-1).square().sum(-2)  # the norm reads once and stores no squares
 
 
 # --------------------------------------------------------------------------------------------- blocks
@@ -426,6 +435,16 @@ def _slice(s: Tensor, y: Tensor, start: int, stop: int, bounds: tuple[int, int])
     out = s.new_zeros((len(s) + len(y), stop - start), dtype=torch.float64)
     out[: len(s), lo - start : hi - start] = s
     out[len(s) :, lo - start : hi - start] = y
+    return out
+
+
+def _frames(s: Tensor, y: Tensor, window: int, hop: int, frames: slice, n_fft: int) -> Tensor:
+    """Frames of s and y (n, c, t), zero-padded to n_fft samples: (2·n·c, m, n_fft) float64."""
+    s, y = (x.flatten(0, 1).unfold(-1, window, hop)[:, frames] for x in (s, y))
+    out = s.new_empty((2 * len(s), s.shape[1], n_fft), dtype=torch.float64)
+    out[: len(s), :, :window] = s
+    out[len(s) :, :, :window] = y
+    out[..., window:] = 0
     return out
 
 
