@@ -32,7 +32,7 @@ class UsageError(ValueError):
 def exit_code(main: Callable[[], int]) -> int:
     """Runs a verb and turns what it raises into an exit code and one line on stderr."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # clean up as for Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as for Ctrl-C
     try:
         return main()
     except UsageError as error:

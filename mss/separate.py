@@ -138,7 +138,12 @@ def run(args: argparse.Namespace) -> int:
     for job in mine:
         if job not in todo:
             session.skipped(job)
-    session.run(todo)
+    new = not args.out.exists()
+    try:
+        session.run(todo)
+    finally:
+        if new and args.out.is_dir() and not any(args.out.iterdir()):
+            args.out.rmdir()  # nothing came of it
     if args.json:
         print(json.dumps({"model": args.model, "device": str(device), "files": session.results}, indent=2))
     return FAILED if session.failures else 0

@@ -61,7 +61,8 @@ def test_siblings_share_only_what_is_meant_to_be_shared(package):
 
 
 def test_torch_is_not_imported_before_arguments_are_parsed():
-    code = "import sys, mss.separate as s; s.parser().parse_args(['x.wav']); print([m for m in sys.modules if m in ('torch', 'numpy', 'av')])"
+    parse = "import sys, mss.separate as verb; verb.parser().parse_args(['x.wav']); "
+    code = parse + "print([name for name in sys.modules if name in ('torch', 'numpy', 'av')])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

@@ -170,7 +170,6 @@ def _fitted(separator: Separator, info: AudioInfo, residual: str | None) -> Sepa
 @contextmanager
 def _staging(job: Job) -> Iterator[Path]:
     """A hidden folder below the output folder, on the same disk as the outputs; goes away in any case."""
-    created = not job.root.exists()
     try:
         job.root.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".mss-", dir=job.root))
@@ -182,8 +181,6 @@ def _staging(job: Job) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if created and not any(job.root.iterdir()):
-            job.root.rmdir()
 
 
 def _write(blocks: Iterable[Tensor], job: Job, folder: Path, info: AudioInfo, encoding: Encoding) -> list[Writer]:

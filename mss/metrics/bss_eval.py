@@ -38,7 +38,6 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
-from types import EllipsisType
 from typing import Literal, NamedTuple
 
 import torch
@@ -50,7 +49,7 @@ __all__ = ["BSSEval", "bss_eval", "is_silent"]
 
 MAX_PERMUTED = 8  # 8! = 40320 orders; 10! would no longer fit in memory
 WORKSPACE = 1 << 20  # real samples per chunk and thread: 8 MiB of float64, whatever the length of the track
-BLOCK = 1 << 13  # FFT points of the blockwise passes: long against the filters, short against the cache
+BLOCK = 1 << 14  # FFT points of the blockwise passes: long against the filters, short against the cache
 BINS = 1 << 11  # of a spectrum at a time, so that what is computed from them stays in the cache
 LONG_FRAME = 1 << 17  # samples; above, a whole-frame FFT of all signals would fill the memory
 
@@ -315,13 +314,12 @@ def _energies(
         for k, start in chunks:
             # each segment begins length-1 samples before the last one ended: there the cyclic convolution wraps around
             x = _slice(s, y, start - length + 1, start + m * step, (k * hop, k * hop + window)).unfold(-1, n_fft, step)
-            projected = (
-                torch.fft.irfft(Y, n=n_fft)[..., length - 1 :] for Y in _project(torch.fft.rfft(x[: n * c]), H, ...)
-            )
+            spectra = _project(torch.fft.rfft(x[: n * c]), H, slice(None))
+            P, Pj = (torch.fft.irfft(Y, n=n_fft)[..., length - 1 :] for Y in spectra)
             x = x[..., length - 1 :]
             plain, some = _plain(x, n, every)
             E[:2, ..., k] += plain.sum(-1)
-            E[2:, ..., k] += _filtered(x, *projected, variant, every).sum(-1)
+            E[2:, ..., k] += _filtered(x, P, Pj, variant, every).sum(-1)
             sounding[..., k] += some.sum(-1)
         return E, sounding
 
@@ -354,7 +352,7 @@ def _responses(C: Tensor, Cj: Tensor, n_fft: int) -> tuple[Tensor, Tensor]:
     return P.contiguous(), torch.fft.rfft(Cj, n=n_fft, dim=3).permute(0, 1, 4, 2, 3).contiguous()
 
 
-def _project(S: Tensor, H: tuple[Tensor, Tensor], bins: slice | EllipsisType) -> tuple[Tensor, Tensor]:
+def _project(S: Tensor, H: tuple[Tensor, Tensor], bins: slice) -> tuple[Tensor, Tensor]:
     """P y (n, c, m, f) and P_j y (n, e, c, m, f) from spectra S (n·c, m, f) of the references."""
     # a running sum over the few input channels: a matrix product would need the bins first in memory, and moving them
     # there costs more than the product
