@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mss.audio import resample, resample_blocks
-from mss.separator import Separator, context_of, no_longer
+from mss.separator import Separator, context_of, grid_of, no_longer, require_mixture
 from mss.wrappers import Wrapper, stream
 
 __all__ = ["Resampled", "Select", "StereoPairs"]
@@ -33,6 +34,7 @@ class StereoPairs(Wrapper):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """(b, c, t) -> (b, n, c, t), any c."""
+        require_mixture(mixture)
         return self._unfold(self.separator(self._fold(mixture)), mixture.shape[1])
 
     def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -81,11 +83,17 @@ class Resampled(Wrapper):
     @property
     def context(self) -> float | None:
         context = context_of(self.separator)
-        return None if context is None else context + 0.01  # the kernels of both resamplings together
+        # the kernels of the two resamplings: 64 zero crossings, of a sinc a little below the lower Nyquist frequency
+        kernels = 2 * 64 / (0.9 * min(self.sample_rate, self.separator.sample_rate))
+        return None if context is None else context + kernels
 
     @property
     def grid(self) -> int:
-        return 1
+        """The shortest length, in samples of the outer rate, that is a whole number of inner cells."""
+        step = self.sample_rate // math.gcd(self.sample_rate, self.separator.sample_rate)
+        inner = step * self.separator.sample_rate // self.sample_rate
+        cell = grid_of(self.separator)
+        return step * cell // math.gcd(inner, cell)
 
     def forward(self, mixture: Tensor) -> Tensor:
         """(b, c, t) -> (b, n, c, t)."""
@@ -111,6 +119,8 @@ class Select(Wrapper):
         unknown = [name for name in names if name not in separator.targets]
         if unknown or not names:
             raise ValueError(f"no target {', '.join(unknown)!r}: there are {', '.join(separator.targets)}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"a target can be chosen once, got {', '.join(names)}")
         self.names = tuple(names)
 
     @property

@@ -40,21 +40,26 @@ def save(separator: Separator, path: str | Path, **metadata: Any) -> None:
         metadata: JSON-able facts that travel along: licence, source, training_data, metrics, config, ...
     """
     path = Path(path)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in separator.state_dict().items()}
+    # copies, because two names of one tensor cannot be saved
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in separator.state_dict().items()}
+    description = spec(separator)
     header = {
         "format": FORMAT,
-        "spec": spec(separator),
+        "spec": description,
         "targets": list(separator.targets),
         "sample_rate": separator.sample_rate,
-        "digest": _digest(tensors),
+        "digest": _digest(description, tensors),
         "versions": {"mss": mss.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        **metadata,
     }
+    if reserved := header.keys() & metadata.keys():
+        raise ValueError(f"metadata cannot be called {', '.join(sorted(reserved))}: the file says that itself")
+    header |= metadata
     data = to_bytes(tensors, {"mss": json.dumps(header)})
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets no one else read it
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -74,16 +79,22 @@ def load(path: str | Path) -> Separator:
     """
     path = Path(path)
     header, tensors = _open(path, weights=True)
-    if header.get("digest") != _digest(tensors):
-        raise CheckpointError(f"{path}: the weights are not those that were saved (digest differs): get the file again")
+    if header.get("digest") != _digest(header["spec"], tensors):
+        raise CheckpointError(f"{path}: not what was saved (digest differs), damaged or changed: get the file again")
     try:
-        separator = build(header["spec"])
-    except SpecError as error:
-        raise CheckpointError(f"{path}: cannot be built: {error}") from error
-    if not isinstance(separator, nn.Module) or not isinstance(separator, Separator):
-        raise CheckpointError(f"{path}: describes a {type(separator).__name__}, not a separator")
+        with torch.device("meta"):  # takes no memory, whatever size is described
+            separator = build(header["spec"])
+        if not isinstance(separator, nn.Module) or not isinstance(separator, Separator):
+            raise SpecError(f"describes a {type(separator).__name__}, not a separator")
+        if [list(separator.targets), separator.sample_rate] != [header.get("targets"), header.get("sample_rate")]:
+            raise SpecError("its targets or sample rate are not those of the separator it describes")
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be built: {str(error) or type(error).__name__}") from error
     try:
-        separator.load_state_dict(tensors)
+        separator.load_state_dict(tensors, assign=True)
+        if any(buffer.is_meta for buffer in separator.buffers()):  # one that is made, not saved
+            separator = build(header["spec"])
+            separator.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: the weights do not fit the network it describes: {error}") from error
     return separator.eval()
@@ -96,20 +107,27 @@ def _open(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, Tenso
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("mss", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()} if weights else {}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a checkpoint, or damaged: {error}") from error
     if not isinstance(header, dict) or "spec" not in header:
         raise CheckpointError(f"{path}: has weights but no description by mss: save it with mss.save, or import it")
     if header.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: written in format {header.get('format')}, this version reads {FORMAT}: update mss"
+            f"{path}: written in format {header.get('format')!r}, this version reads {FORMAT}: update mss"
         )
     return header, tensors
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
+def _umask() -> int:
+    """The file mode bits that the user does not want; can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _digest(description: Any, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the description, and names, types, shapes and bytes in the order of the names."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -14,12 +14,22 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["INTERRUPTED", "UsageError", "background", "exit_code", "pick_device", "rank_and_world", "start_torch"]
+__all__ = [
+    "INTERRUPTED",
+    "UsageError",
+    "background",
+    "exit_code",
+    "gather",
+    "pick_device",
+    "rank_and_world",
+    "start_torch",
+]
 
 T = TypeVar("T")
 FAILED, USAGE, INTERRUPTED = 1, 2, 130  # the shell's own convention for 130: 128 + SIGINT
@@ -32,7 +42,9 @@ class UsageError(ValueError):
 def exit_code(main: Callable[[], int]) -> int:
     """Runs a verb and turns what it raises into an exit code and one line on stderr."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as for Ctrl-C
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last: the terminal was closed; not on Windows
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), _interrupt_once)
     try:
         return main()
     except UsageError as error:
@@ -44,6 +56,14 @@ def exit_code(main: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output went away, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def _interrupt_once(number: int, frame: object) -> None:
+    """Raises KeyboardInterrupt, and lets nothing interrupt the clean-up that follows."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def start_torch() -> None:
@@ -82,17 +102,40 @@ def pick_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda", local_rank % torch.cuda.device_count())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"device {name!r} cannot be used: choose auto, cpu, cuda, cuda:1 ... or mps")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"device {name!r} cannot be used: {str(error).splitlines()[0]} (try --device auto)") from error
+        raise UsageError(
+            f"device {name!r} cannot be used: this machine does not have it (try --device auto)"
+        ) from error
     return device
 
 
 def rank_and_world() -> tuple[int, int]:
     """Which of how many processes this is: what torchrun says, or (0, 1)."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def gather(results: list[T]) -> list[T]:
+    """The results of all ranks, on each; waits for the slowest, so that none that failed ends and takes the others along.
+
+    Does nothing for a single process, or where ranks cannot talk to one another (no MASTER_ADDR).
+    """
+    _, world = rank_and_world()
+    if world == 1 or "MASTER_ADDR" not in os.environ:
+        return results
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", timeout=timedelta(days=7))
+    try:
+        parts: list[list[T]] = [[] for _ in range(world)]
+        dist.all_gather_object(parts, results)
+    finally:
+        dist.destroy_process_group()
+    return [result for part in parts for result in part]
 
 
 def background(items: Iterable[T], depth: int = 2) -> Iterator[T]:

@@ -6,6 +6,7 @@ Exit codes: 0 every file succeeded, 1 some failed (the others are done), 2 wrong
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from functools import partial
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mss.apps.jobs import check_template, find_inputs, plan
-from mss.cli import FAILED, UsageError, exit_code, pick_device, rank_and_world, set_up_logging, start_torch
+from mss.cli import FAILED, UsageError, exit_code, gather, pick_device, rank_and_world, set_up_logging, start_torch
 
 if TYPE_CHECKING:
     from mss.audio import Encoding
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 DEFAULT_MODEL = "spleeter-2stems"
+LIMIT = 1e9  # of all numbers; in seconds thirty years
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    return exit_code(lambda: run(parser().parse_args(argv)))
+    return exit_code(lambda: run(parser().parse_intermixed_args(argv)))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,20 +108,21 @@ def run(args: argparse.Namespace) -> int:
 
         print((about.environment if args.env else about.models)(as_json=args.json))
         return 0
-    from mss.apps.separation import separate_file
+    from mss.apps.separation import remove_stale, separate_file
     from mss.apps.session import Session
     from mss.audio import EXTENSIONS
 
     encoding = encoding_of(args)
     device = pick_device(args.device)
     separator = separator_of(args).to(device)
-    residual = f"no_{args.two_stems}" if args.two_stems else args.residual
+    residual = args.residual if args.two_stems is None else f"no_{args.two_stems}"
     if residual in separator.targets:
         raise UsageError(f"--residual {residual}: the model has a stem of that name; choose another")
     stems = [*separator.targets, *([] if residual is None else [residual])]
 
-    model = Path(args.model).stem if args.model.endswith(".safetensors") else args.model
-    sources, problems = find_inputs(args.inputs, EXTENSIONS)
+    is_path = args.model.endswith(".safetensors") or Path(args.model).name != args.model
+    model = Path(args.model).stem if is_path else args.model
+    sources, problems = find_inputs(args.inputs, EXTENSIONS, args.out)
     extension = encoding.extension if encoding else "wav"
     jobs = plan(sources, args.out, args.filename, model=model, stems=stems, ext=extension)
     rank, world = rank_and_world()
@@ -139,37 +142,44 @@ def run(args: argparse.Namespace) -> int:
         if job not in todo:
             session.skipped(job)
     new = not args.out.exists()
+    remove_stale(args.out)
     try:
         session.run(todo)
     finally:
-        if new and args.out.is_dir() and not any(args.out.iterdir()):
-            args.out.rmdir()  # nothing came of it
-    if args.json:
-        print(json.dumps({"model": args.model, "device": str(device), "files": session.results}, indent=2))
+        if new:
+            with contextlib.suppress(OSError):
+                args.out.rmdir()  # only if nothing came of it
+    results = gather(session.results)
+    if args.json and rank == 0:
+        print(json.dumps({"model": args.model, "device": str(device), "files": results}, indent=2))
     return FAILED if session.failures else 0
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuses what means nothing, before anything is loaded."""
-    if not args.inputs:
+    if not args.inputs or "" in args.inputs:
         raise UsageError("no input: name files, folders or patterns, e.g. python -m mss.separate song.mp3")
     check_template(args.filename)
-    if args.two_stems and (args.targets or args.residual):
+    if args.two_stems is not None and (args.targets is not None or args.residual is not None):
         raise UsageError("--two-stems says which stems are written: leave out --targets and --residual")
-    if args.residual is not None and not args.residual.strip():
-        raise UsageError("--residual needs a name, e.g. --residual rest")
+    for option in ("residual", "two_stems", "targets", "model"):
+        value = getattr(args, option)
+        if value is not None and not all(name.strip() for name in value.split(",")):
+            raise UsageError(f"--{option.replace('_', '-')} needs a name, got {value!r}")
     for option, least in (("jobs", 1), ("shifts", 1), ("bitrate", 1), ("niter", 0), ("start", 0), ("overlap", 0)):
         value = getattr(args, option)
-        if value is not None and not value >= least:
-            raise UsageError(f"--{option} must be at least {least}, not {value:g}")
+        if value is not None and not least <= value < LIMIT:
+            raise UsageError(f"--{option} must be at least {least}, and not endless, got {value:g}")
     for option in ("segment", "duration"):
         value = getattr(args, option)
-        if value is not None and not value > 0:
-            raise UsageError(f"--{option} must be more than 0 seconds, not {value:g}")
+        if value is not None and not 0 < value < LIMIT:
+            raise UsageError(f"--{option} must be more than 0 seconds, and not endless, got {value:g}")
     if args.codec in ("mp3", "ogg") and args.subtype:
         raise UsageError(f"--{args.codec} has no bit depth: leave out --{args.subtype}")
     if args.bitrate and args.codec not in ("mp3", "ogg"):
         raise UsageError("--bitrate goes with --mp3 or --ogg")
+    if args.bitrate and args.bitrate > (highest := {"mp3": 320, "ogg": 2000}[args.codec]):
+        raise UsageError(f"--bitrate of --{args.codec} is at most {highest} kbit/s, not {args.bitrate}")
 
 
 def encoding_of(args: argparse.Namespace) -> Encoding | None:
@@ -189,8 +199,8 @@ def separator_of(args: argparse.Namespace) -> Separator:
     from mss import zoo
     from mss.apps.separation import Recipe, compose
 
-    targets = args.targets.split(",") if args.targets else [args.two_stems] if args.two_stems else None
-    names = None if targets is None else tuple(name.strip() for name in targets)
+    wanted = args.two_stems if args.targets is None else args.targets
+    names = None if wanted is None else tuple(name.strip() for name in wanted.split(","))
     recipe = Recipe(names, args.niter, args.segment, args.overlap, args.shifts)
     try:
         separator = zoo.load(args.model)

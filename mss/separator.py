@@ -18,7 +18,7 @@ from mss.filters import binary_mask, mixture_phase, softmask
 from mss.spec import options_of
 from mss.transforms import STFT
 
-__all__ = ["Separator", "SpectralSeparator", "context_of", "grid_of", "no_longer"]
+__all__ = ["Separator", "SpectralSeparator", "context_of", "grid_of", "no_longer", "require_mixture"]
 
 
 @runtime_checkable
@@ -45,6 +45,15 @@ def context_of(separator: Separator) -> float | None:
 def grid_of(separator: Separator) -> int:
     """Samples by which the input may be moved to move the output of a separator as much."""
     return getattr(separator, "grid", 1)
+
+
+def require_mixture(mixture: Tensor) -> None:
+    """Refuses what is not (b, c, t) floating point, before it is taken for something else."""
+    if mixture.ndim != 3 or not mixture.is_floating_point():
+        raise ValueError(
+            f"a mixture is floating point (batch, channel, sample), not {mixture.dtype} of shape {tuple(mixture.shape)}; "
+            "a single song (channel, sample) becomes one by mixture[None]"
+        )
 
 
 class SpectralSeparator(nn.Module):
@@ -76,6 +85,12 @@ class SpectralSeparator(nn.Module):
         filter: Callable[[Tensor, Tensor], Tensor] = softmask,
     ) -> None:
         super().__init__()
+        if isinstance(targets, str) or not targets or not all(isinstance(name, str) and name for name in targets):
+            raise ValueError(f"targets must be a list of names, not {targets!r}")
+        if not isinstance(sample_rate, int) or sample_rate <= 0:
+            raise ValueError(f"sample_rate must be a positive whole number of Hz, not {sample_rate!r}")
+        if not (callable(estimator) and callable(transform) and callable(filter)):
+            raise ValueError("estimator, transform and filter must be callable")
         self.estimator = estimator
         self.targets = tuple(targets)
         self.sample_rate = sample_rate
@@ -84,19 +99,19 @@ class SpectralSeparator(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """(b, c, t) -> (b, n, c, t)."""
+        require_mixture(mixture)
         X = self.transform(mixture)  # (b, c, f, k) complex
         Y = self.filter(self.estimator(X), X)  # (b, n, c, f, k) complex
         return self.transform.inverse(Y, mixture.shape[-1])  # (b, n, c, t)
 
     @property
     def context(self) -> float | None:
-        """Seconds on either side of a sample on which its estimate depends; None: the whole song."""
+        """Seconds on either side of a sample on which its estimate may depend; None: the whole song."""
         frames = self._frames_of_context
         if frames is None:
             return None
-        grid = self.grid // self.transform.hop
-        reach = frames if grid == 1 else frames + grid - 1  # within a grid cell any frame may see any other
-        return (reach * self.transform.hop + self.transform.n_fft) / self.sample_rate
+        frames += self.grid // self.transform.hop - 1  # within a cell of the grid any frame may see any other
+        return (frames * self.transform.hop + self.transform.n_fft) / self.sample_rate
 
     @property
     def grid(self) -> int:
@@ -143,7 +158,7 @@ def no_longer(process: Callable[[Iterable[Tensor]], Iterable[Tensor]], blocks: I
             yield block
 
     for y in process(counted()):
-        yield y[..., : received - sent]
+        yield y[..., : max(received - sent, 0)]
         sent += y.shape[-1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import tee
+from itertools import chain, islice, tee
 
 import torch
 import torch.nn.functional as F
@@ -59,16 +59,17 @@ class Chunked(Wrapper):
     """Separates overlapping segments and crossfades them: any length in bounded memory.
 
     Where the overlap has room for the separator's context twice, each sample comes from a segment that holds all of its
-    context, and the result is that of the whole song. Elsewhere the crossfade hides the seams.
+    context, and the result is that of the whole song. Elsewhere the crossfade hides the seams. Segments start on the
+    separator's grid, so they may come out longer.
 
     Args:
         separator: what separates each segment.
         segment: seconds.
         overlap: seconds that a segment shares with the next. None: twice the context, or a quarter of the segment where
             that is not known.
-
-    Segments start on the separator's grid, so both lengths may come out a little longer.
     """
+
+    LONGEST_GRID = 60.0  # seconds
 
     def __init__(self, separator: Separator, *, segment: float = 30.0, overlap: float | None = None) -> None:
         super().__init__(separator)
@@ -77,6 +78,11 @@ class Chunked(Wrapper):
         if overlap is not None and not 0 <= overlap < segment:
             raise ValueError(
                 f"overlap must be at least 0 s and shorter than the segment of {segment} s, not {overlap} s"
+            )
+        if grid_of(separator) > self.LONGEST_GRID * separator.sample_rate:
+            cell = grid_of(separator) / separator.sample_rate
+            raise ValueError(
+                f"segments would have to start every {cell:.0f} s: put the Chunked inside, as in Resampled(Chunked(...))"
             )
         self.segment = segment
         self.overlap = overlap
@@ -98,7 +104,6 @@ class Chunked(Wrapper):
             overlap = round(self.segment * rate / 4)
         step = max(round(self.segment * rate) - overlap, 1)
         step = -(-step // grid) * grid
-        overlap = -(-overlap // grid) * grid
         spare = -1 if context is None else overlap - 2 * math.ceil(context * rate)
         fade = overlap if spare < 0 else max(spare, 1)  # within what both segments know exactly, where there is such
         return step + overlap, overlap, fade
@@ -152,10 +157,27 @@ class Shifted(Wrapper):
         context = context_of(self.separator)
         return None if context is None else context + self.max_shift
 
+    @property
+    def _delays(self) -> list[int]:
+        """Samples."""
+        return [round(i * self.max_shift * self.sample_rate / self.shifts) for i in range(self.shifts)]
+
     def forward(self, mixture: Tensor) -> Tensor:
         """(b, c, t) -> (b, n, c, t)."""
-        delays = [round(i * self.max_shift * self.sample_rate / self.shifts) for i in range(self.shifts)]
-        return sum(self.separator(F.pad(mixture, (delay, 0)))[..., delay:] for delay in delays) / self.shifts
+        return sum(self.separator(F.pad(mixture, (d, 0)))[..., d:] for d in self._delays) / self.shifts
+
+    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        delays = self._delays
+        streams = [self._delayed(copy, delay) for copy, delay in zip(tee(blocks, len(delays)), delays, strict=True)]
+        yield from (sum(estimates) / self.shifts for estimates in aligned(*streams))
+
+    def _delayed(self, blocks: Iterable[Tensor], delay: int) -> Iterator[Tensor]:
+        """The estimates from a delayed input, in time again."""
+        blocks = iter(blocks)
+        padded = chain((F.pad(first, (delay, 0)) for first in islice(blocks, 1)), blocks)
+        for y in stream(self.separator, padded):
+            yield y[..., delay:]
+            delay = max(delay - y.shape[-1], 0)
 
 
 class Ensemble(nn.Module):
@@ -168,6 +190,8 @@ class Ensemble(nn.Module):
 
     def __init__(self, separators: Sequence[Separator], weights: Sequence[float] | None = None) -> None:
         super().__init__()
+        if not separators:
+            raise ValueError("an ensemble needs at least one separator")
         first = separators[0]
         for other in separators[1:]:
             if (other.targets, other.sample_rate) != (first.targets, first.sample_rate):
@@ -177,7 +201,10 @@ class Ensemble(nn.Module):
                 )
         if weights is not None and len(weights) != len(separators):
             raise ValueError(f"{len(separators)} separators need as many weights, got {len(weights)}")
-        self.separators = nn.ModuleList(separators)
+        if weights is not None and not (sum(weights) > 0 and min(weights) >= 0):
+            raise ValueError(f"weights must not be negative and some must be positive, got {tuple(weights)}")
+        modules = all(isinstance(separator, nn.Module) for separator in separators)
+        self.separators = nn.ModuleList(separators) if modules else tuple(separators)
         self.weights = None if weights is None else tuple(weights)
 
     @property
@@ -256,6 +283,9 @@ class Cascade(nn.Module):
             raise ValueError(f"the first separator has no target {stem!r}; it has {', '.join(first.targets)}")
         if first.sample_rate != then.sample_rate:
             raise ValueError(f"both separators must run at one rate, got {first.sample_rate} and {then.sample_rate} Hz")
+        twice = set(then.targets) & (set(first.targets) - {stem})
+        if twice:
+            raise ValueError(f"both separators have a target {', '.join(sorted(twice))}: Select what each is to give")
         self.first = first
         self.then = then
         self.stem = stem

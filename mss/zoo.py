@@ -74,7 +74,7 @@ def load(model: str | Path) -> Separator:
     files = methods()
     if name in files:
         return build(yaml.safe_load(files[name].read_text(encoding="utf-8"))).eval()
-    if isinstance(model, Path) or name.endswith(".safetensors") or os.sep in name or Path(name).exists():
+    if isinstance(model, Path) or name.endswith(".safetensors") or Path(name).name != name or Path(name).exists():
         return checkpoint.load(model)
     known = [*PRETRAINED, *files]
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)

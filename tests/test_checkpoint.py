@@ -42,8 +42,10 @@ def saved(tmp_path):
 
 def rewritten(path: Path, **changes) -> Path:
     """The same file with other entries in its description."""
-    header = checkpoint.read_header(path) | changes
-    save_file(load_file(path), path, {"mss": json.dumps(header)})
+    header, tensors = checkpoint.read_header(path) | changes, load_file(path)
+    if "digest" not in changes:  # as someone would who knows how it is made
+        header["digest"] = checkpoint._digest(header["spec"], tensors)
+    save_file(tensors, path, {"mss": json.dumps(header)})
     return path
 
 
@@ -120,7 +122,7 @@ def test_damage_is_found(saved):
     data = bytearray(saved.read_bytes())
     data[-10] ^= 1
     saved.write_bytes(data)
-    with pytest.raises(CheckpointError, match="not those that were saved"):
+    with pytest.raises(CheckpointError, match="not what was saved"):
         mss.load(saved)
     saved.write_bytes(data[:2000])
     with pytest.raises(CheckpointError, match="not a checkpoint, or damaged"):
@@ -133,6 +135,12 @@ def test_damage_is_found(saved):
         ({"spec": {"_target_": "os.system", "command": "touch hacked"}}, "outside of mss"),
         ({"spec": {"_target_": "mss.STFT"}}, "describes a STFT, not a separator"),
         ({"spec": [1]}, "describes a list, not a separator"),
+        ({"spec": spec(tiny()) | {"targets": ["vocals"]}}, "not those of the separator"),
+        ({"spec": spec(tiny()) | {"targets": [1, 2]}}, "targets must be a list of names"),
+        ({"spec": spec(tiny()) | {"sample_rate": "44100"}}, "sample_rate must be a positive whole number"),
+        ({"spec": spec(tiny()) | {"filter": 3}}, "must be callable"),
+        ({"spec": {"_target_": "mss.Ensemble", "separators": []}}, "at least one separator"),
+        ({"spec": {"_target_": "mss.nets.UNet", "filters": [1 << 40, 1 << 40]}}, "cannot be built"),
         ({"format": 99}, "format 99, this version reads 1"),
         ({"digest": "0" * 64}, "digest differs"),
     ],
@@ -157,6 +165,19 @@ def test_files_that_are_no_checkpoints(tmp_path):
         mss.load(tmp_path / "none.safetensors")
     with pytest.raises(CheckpointError, match="is a folder"):
         mss.load(tmp_path)
+
+
+def test_precision_shared_weights_and_file_modes_survive(tmp_path):
+    double = tiny().double()
+    mss.save(double, tmp_path / "double.safetensors")
+    assert {p.dtype for p in mss.load(tmp_path / "double.safetensors").parameters()} == {torch.float64}
+    member = tiny()
+    mss.save(mss.Ensemble([member, member]), tmp_path / "shared.safetensors")
+    assert mss.load(tmp_path / "shared.safetensors").targets == member.targets
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "double.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    with pytest.raises(ValueError, match="metadata cannot be called digest"):
+        mss.save(member, tmp_path / "x.safetensors", digest="0")
 
 
 def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):

@@ -41,7 +41,8 @@ class Patches(nn.Module):
 
 
 def spectral(estimator, **options):
-    return SpectralSeparator(estimator, ("a", "b"), sample_rate=8000, transform=STFT(256, 64), **options).eval()
+    options = {"targets": ("a", "b"), "sample_rate": 8000, "transform": STFT(256, 64), **options}
+    return SpectralSeparator(estimator, **options).eval()
 
 
 SEPARATORS = {
@@ -50,7 +51,9 @@ SEPARATORS = {
     "hpss": lambda: spectral(mss.classical.hpss),
     "pairs": lambda: StereoPairs(spectral(Bounded())),
     "residual": lambda: WithResidual(spectral(Bounded()), "rest"),
-    "cascade": lambda: Cascade(spectral(Patches()), spectral(Bounded()), stem="b"),
+    "cascade": lambda: Cascade(spectral(Patches()), spectral(Bounded(), targets=("c", "d")), stem="b"),
+    "cascade of patches": lambda: Cascade(spectral(Bounded()), spectral(Patches(), targets=("c", "d")), stem="a"),
+    "shifted": lambda: Shifted(spectral(Patches()), shifts=3, max_shift=0.1),
     "ensemble": lambda: Ensemble([spectral(Bounded()), spectral(Patches())], [1, 3]),
     "select": lambda: Select(spectral(Bounded()), ["b"]),
 }
@@ -75,7 +78,7 @@ def test_a_stream_is_the_whole(name, block, noise, monkeypatch):
     assert (streamed - whole).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["bounded", "patches", "hpss", "cascade", "residual"])
+@pytest.mark.parametrize("name", ["bounded", "patches", "hpss", "cascade", "cascade of patches", "shifted", "residual"])
 @pytest.mark.parametrize("segment", [0.9, 1.7, 60])
 @torch.inference_mode()
 def test_chunks_with_context_are_the_whole(name, segment, noise):
@@ -133,13 +136,15 @@ def test_residual_makes_the_sum_the_mixture(noise):
 @torch.inference_mode()
 def test_cascade_splits_the_stem_and_keeps_the_sum(noise):
     cascade = SEPARATORS["cascade"]()
-    assert cascade.targets == ("a", "a", "b")
+    assert cascade.targets == ("a", "c", "d")
     first = cascade.first(noise)
     y = cascade(noise)
     assert torch.equal(y[:, 0], first[:, 0])
     assert torch.allclose(y[:, 1:].sum(1), first[:, 1], atol=1e-5)
     with pytest.raises(ValueError, match="has no target 'c'; it has a, b"):
         Cascade(spectral(Patches()), spectral(Bounded()), stem="c")
+    with pytest.raises(ValueError, match="both separators have a target a"):
+        Cascade(spectral(Patches()), spectral(Bounded()), stem="b")
 
 
 @torch.inference_mode()
@@ -151,6 +156,10 @@ def test_ensemble_weights_its_members(noise):
         Ensemble([members[0], Select(members[0], ["b"])])
     with pytest.raises(ValueError, match="2 separators need as many weights, got 3"):
         Ensemble(members, [1, 2, 3])
+    with pytest.raises(ValueError, match="must not be negative"):
+        Ensemble(members, [1, -1])
+    with pytest.raises(ValueError, match="at least one"):
+        Ensemble([])
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 7, 8, 9])
@@ -200,3 +209,42 @@ def test_aligned_cuts_streams_to_common_blocks():
 def test_select_names_what_there_is():
     with pytest.raises(ValueError, match="no target 'voice': there are a, b"):
         Select(spectral(Bounded()), ["a", "voice"])
+
+
+@torch.inference_mode()
+def test_chunks_go_inside_a_resampler(generator):
+    x = torch.randn(1, 2, 30000, generator=generator)
+    inside = Resampled(Chunked(spectral(Bounded()), segment=0.9), 11025)
+    assert (inside(x) - Resampled(spectral(Bounded()), 11025)(x)).abs().max() < 1e-4
+    with pytest.raises(ValueError, match="put the Chunked inside"):
+        patches = Patches()
+        patches.grid = 4099  # of which 64 samples at 8 kHz are a whole number at 11025 Hz only after minutes
+        Chunked(Resampled(spectral(patches), 11025), segment=10)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2, 100), torch.zeros(100), torch.zeros(1, 2, 100, dtype=torch.int16)])
+def test_what_is_no_mixture_is_refused_before_it_takes_memory(x):
+    for separator in (spectral(Bounded()), StereoPairs(spectral(Bounded()))):
+        with pytest.raises(ValueError, match=r"a mixture is floating point \(batch, channel, sample\)"):
+            separator(x)
+
+
+def test_separators_of_other_make_work_in_an_ensemble(noise):
+    class Plain:
+        """Not a torch module, but a separator."""
+
+        targets, sample_rate = ("a",), 8000
+
+        def __call__(self, mixture):
+            return mixture.unsqueeze(1)
+
+    y = Ensemble([Plain(), Plain()])(noise)
+    assert torch.equal(y[:, 0], noise)
+
+
+def test_gradients_reach_every_parameter_of_a_network_in_training(generator):
+    network = mss.nets.UNet(filters=(2, 3, 4), raw_skips=True, norm_last=True, dilated_head=True)
+    estimator = mss.nets.UNetMasks([network], bins=64, patch=16).train()
+    X = STFT(256, 64)(torch.randn(2, 2, 9000, generator=generator))
+    estimator(X).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in estimator.parameters())

@@ -30,8 +30,11 @@ class Job:
         return all(path.is_file() for path in self.outputs.values())
 
 
-def find_inputs(names: Iterable[str], extensions: Iterable[str]) -> tuple[list[Path], dict[str, str]]:
+def find_inputs(names: Iterable[str], extensions: Iterable[str], out: Path) -> tuple[list[Path], dict[str, str]]:
     """The audio files that files, folders (with all below them) and glob patterns stand for, in a stable order.
+
+    Of folders and patterns, what is hidden is left out, and what is in the output folder `out` if that is below them: the
+    stems of an earlier run.
 
     Returns:
         files: each once.
@@ -41,32 +44,46 @@ def find_inputs(names: Iterable[str], extensions: Iterable[str]) -> tuple[list[P
     found: dict[Path, Path] = {}  # resolved path: path as given
     problems: dict[str, str] = {}
     for name in names:
-        path = Path(name)
-        if path.is_dir():
-            inside = (
-                p
-                for p in path.rglob("*")
-                if p.suffix.lower() in extensions and not p.name.startswith(".") and p.is_file()
-            )
-            paths, problem = sorted(inside), f"{name}: a folder without audio files"
-        elif path.exists() or not glob.has_magic(name):
-            paths, problem = [path], ""  # a missing file is reported when it is opened, like one that is no audio
-        else:
-            paths = sorted(Path(p) for p in glob.glob(name, recursive=True) if Path(p).is_file())
-            problem = f"{name}: no file matches this pattern"
-        if not paths:
-            problems[name] = problem
-        for p in paths:
-            found.setdefault(p.resolve(), p)
+        try:
+            paths = _matching(name, extensions, out.resolve())
+            if paths:
+                found.update({path.resolve(): path for path in paths if path.resolve() not in found})
+            else:
+                what = "a folder without audio files" if Path(name).is_dir() else "no file matches this pattern"
+                problems[name] = f"{name}: {what}"
+        except (OSError, RuntimeError) as error:  # a name too long, no permission, links in a circle
+            problems[name] = f"{name}: cannot be looked up ({getattr(error, 'strerror', None) or error})"
     return list(found.values()), problems
+
+
+def _matching(name: str, extensions: tuple[str, ...], out: Path) -> list[Path]:
+    path = Path(name)
+    if path.is_dir():
+        paths, root = path.rglob("*"), path
+        paths = (p for p in paths if p.suffix.lower() in extensions)
+    elif path.exists() or not glob.has_magic(name):
+        return [path]  # a missing file is reported when it is opened, like one that is no audio
+    else:
+        paths, root = map(Path, glob.glob(name, recursive=True)), Path()
+    earlier = root.resolve() in out.parents
+
+    def wanted(p: Path) -> bool:
+        below = p.relative_to(root).parts if path.is_dir() else (p.name,)
+        hidden = any(part.startswith(".") for part in below)
+        return p.is_file() and not hidden and not (earlier and out in p.resolve().parents)
+
+    return sorted(filter(wanted, paths))
 
 
 def check_template(template: str) -> None:
     """Refuses a template of file names that cannot be filled in, or that would give all stems one name."""
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+        parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise UsageError(f"--filename {template!r}: {error}") from error
+    fields = [field for _, field, _, _ in parts]
+    if any(spec or conversion for _, _, spec, conversion in parts):
+        raise UsageError(f"--filename {template!r}: fields are plain names, as in {{track}}, without ':' or '!'")
     unknown = [field for field in fields if field not in FIELDS]
     if unknown:
         raise UsageError(
@@ -87,17 +104,18 @@ def plan(sources: Sequence[Path], out: Path, template: str, *, model: str, stems
     owners: dict[Path, Path] = {}
     jobs = []
     for source in sources:
-        parent = source.resolve().parent.name
+        parent, track = source.resolve().parent.name, source.stem.removesuffix(".stem")
         outputs = {}
         for stem in stems:
-            name = template.format(
-                model=model, track=source.stem.removesuffix(".stem"), stem=stem, ext=ext, parent=parent
-            )
-            path = Path(os.path.abspath(os.path.join(root, name)))
+            fields = {"model": model, "track": track, "stem": stem, "ext": ext, "parent": parent}
+            for field, value in fields.items():
+                if f"{{{field}}}" in template and (value in ("", ".", "..") or "/" in value or os.sep in value):
+                    raise UsageError(
+                        f"{source}: the {field} {value!r} cannot be in a file name: leave it out of --filename"
+                    )
+            path = Path(os.path.abspath(os.path.join(root, template.format(**fields))))
             if os.path.commonpath([root, path]) != root or str(path) == root:
-                raise UsageError(
-                    f"{source}: the output {name!r} would be outside of {out}: choose another --out or --filename"
-                )
+                raise UsageError(f"{source}: the output {path} would be outside of {out}: choose another --filename")
             if path in owners:
                 other = f"{owners[path]} and {source}" if owners[path] != source else f"two stems of {source}"
                 raise UsageError(

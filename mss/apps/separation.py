@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import platform
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,9 +29,10 @@ from mss.separator import Separator, SpectralSeparator
 from mss.spec import options_of
 from mss.wrappers import Chunked, Shifted, WithResidual, stream
 
-__all__ = ["Recipe", "Report", "compose", "separate_file"]
+__all__ = ["Recipe", "Report", "compose", "remove_stale", "separate_file"]
 
 BLOCK_SECONDS = 12.0  # read, and handed on, at a time
+STAGING = ".mss"  # begins the names of the folders in which files grow
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def compose(separator: Separator, recipe: Recipe) -> Separator:
     Raises:
         UsageError: a target that it has not, or an option that does not go with it.
     """
-    if recipe.niter is not None:
+    if recipe.niter:
         _use_wiener(separator, recipe.niter)
     try:
         if recipe.shifts is not None:
@@ -123,39 +126,54 @@ def separate_file(
         AudioError: the input cannot be read or an output cannot be written; says which and why.
     """
     begin = time.perf_counter()
-    with Reader(job.source, start=excerpt[0], duration=excerpt[1]) as reader, _staging(job) as folder:
+    for path in job.outputs.values():
+        if path.is_dir():
+            raise AudioError(f"{path} is a folder, where a stem should go: move it, or choose another --out.")
+    with ExitStack() as stack:
+        reader = stack.enter_context(Reader(job.source, start=excerpt[0], duration=excerpt[1]))
+        folder = stack.enter_context(_staging(job))
         info = reader.info
+        # closed before the reader is: its thread must not be reading then
+        incoming = stack.enter_context(closing(background(reader.blocks(round(BLOCK_SECONDS * info.sample_rate)))))
         report = Report(job.source, job.outputs, encoding or Encoding.like(info))
         report.encoding.check(info.sample_rate, info.channels)
         whole = None if reader.frames is None else reader.frames / info.sample_rate
 
+        ceiling = _ceiling(report.encoding)
+        received = sent = 0
+
         def mixture() -> Iterator[Tensor]:
-            for block in background(reader.blocks(round(BLOCK_SECONDS * info.sample_rate))):
+            nonlocal received
+            for block in incoming:
                 if stop is not None and stop.is_set():
                     raise KeyboardInterrupt
+                received += block.shape[-1]
                 yield block.unsqueeze(0).to(device)  # (1, c, t)
 
         def stems() -> Iterator[Tensor]:
+            nonlocal sent
             for estimates in stream(_fitted(separator, info, residual), mixture()):
                 y = estimates[0].cpu()  # (n, c, t)
                 if not torch.isfinite(y).all():
                     raise AudioError(
                         f"{job.source}: the model gave samples that are not finite numbers; try --device cpu."
                     )
-                report.seconds += y.shape[-1] / info.sample_rate
-                progress(report.seconds, whole)
-                yield y.clamp(-1, 1) if clip_mode == "clamp" else y
+                sent += y.shape[-1]
+                progress(sent / info.sample_rate, whole)
+                yield y.clamp(-1, ceiling) if clip_mode == "clamp" else y
+            if sent != received:
+                raise AudioError(f"{job.source}: the model gave {sent} samples for {received}; it cannot be used.")
+            report.seconds = sent / info.sample_rate
 
         if clip_mode == "rescale":
             rough = _write(stems(), job, folder, info, Encoding("wav", "float32"))
-            report.gain = 1 / max(1.0, *(writer.peak for writer in rough))
+            report.gain = min(1.0, *(ceiling / max(writer.peak, ceiling) for writer in rough))
             blocks = _read_together([writer.path for writer in rough], report.gain)
         else:
             blocks = stems()
         written = _write(blocks, job, folder, info, report.encoding)
         report.warnings = _clipping(written, job)
-        for writer, path in zip(written, job.outputs.values(), strict=True):
-            _publish(writer.path, path)
+        _publish([writer.path for writer in written], list(job.outputs.values()))
     report.elapsed = time.perf_counter() - begin
     return report
 
@@ -169,10 +187,10 @@ def _fitted(separator: Separator, info: AudioInfo, residual: str | None) -> Sepa
 
 @contextmanager
 def _staging(job: Job) -> Iterator[Path]:
-    """A hidden folder below the output folder, on the same disk as the outputs; goes away in any case."""
+    """A hidden folder below the output folder, on the same disk as the outputs; goes away in any case but a kill -9."""
     try:
         job.root.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".mss-", dir=job.root))
+        folder = Path(tempfile.mkdtemp(prefix=f"{STAGING}-{platform.node()}-{os.getpid()}-", dir=job.root))
     except OSError as error:
         raise AudioError(
             f"{job.root}: cannot be written to ({error.strerror}); choose another folder with --out."
@@ -183,13 +201,27 @@ def _staging(job: Job) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_stale(root: Path) -> None:
+    """Removes what killed processes of this machine left in the output folder."""
+    if os.name != "posix":  # elsewhere asking whether a process lives may end it
+        return
+    for folder in root.glob(f"{STAGING}-{glob.escape(platform.node())}-*"):
+        process = folder.name.split("-")[-2]
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (ValueError, PermissionError):
+            continue
+
+
 def _write(blocks: Iterable[Tensor], job: Job, folder: Path, info: AudioInfo, encoding: Encoding) -> list[Writer]:
     """Writes blocks (n, c, t) to one file per stem in `folder`, in a thread of its own; returns the closed writers."""
     with ExitStack() as stack:
         writers = [
             stack.enter_context(
                 Writer(
-                    Path(tempfile.mkdtemp(dir=folder)) / f"stem.{encoding.extension}",
+                    _folder(folder) / f"{stem}.{encoding.extension}",
                     info.sample_rate,
                     info.channels,
                     encoding=encoding,
@@ -197,7 +229,7 @@ def _write(blocks: Iterable[Tensor], job: Job, folder: Path, info: AudioInfo, en
                     layout=info.layout,
                 )
             )
-            for _ in job.outputs
+            for stem in job.outputs
         ]
         with ThreadPoolExecutor(1) as thread:
             writing = None
@@ -208,6 +240,14 @@ def _write(blocks: Iterable[Tensor], job: Job, folder: Path, info: AudioInfo, en
             if writing is not None:
                 writing.result()
     return writers
+
+
+def _folder(parent: Path) -> Path:
+    """A new folder in another, for one file."""
+    try:
+        return Path(tempfile.mkdtemp(dir=parent))
+    except OSError as error:
+        raise AudioError(f"{parent.parent}: cannot be written to ({error.strerror}); choose another --out.") from error
 
 
 def _write_block(writers: Sequence[Writer], block: Tensor) -> None:
@@ -233,9 +273,24 @@ def _clipping(writers: Sequence[Writer], job: Job) -> list[str]:
     ]
 
 
-def _publish(source: Path, path: Path) -> None:
+def _ceiling(encoding: Encoding) -> float:
+    """The largest sample that a format holds: an integer one stops a step below 1."""
+    bits = {"int16": 16, "int24": 24, "int32": 32}.get(encoding.subtype)
+    return 1.0 if bits is None else 1 - 2.0 ** (1 - bits)
+
+
+def _publish(sources: Sequence[Path], paths: Sequence[Path]) -> None:
+    """Moves complete files to their names; if one cannot be moved, none stays."""
+    moved: list[Path] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source, path)
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be written ({error.strerror}); choose another folder with --out.") from error
+        for source, path in zip(sources, paths, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, path)
+            moved.append(path)
+    except BaseException as error:
+        for path in moved:
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = f"{error.strerror or error}"
+            raise AudioError(f"{path}: cannot be written ({reason}); choose another --out or --filename.") from error
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -17,6 +18,8 @@ from mss.apps.separation import Report
 from mss.audio import AudioError
 
 __all__ = ["Session"]
+
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -78,11 +81,12 @@ class Session:
         try:
             report = self._separate(job, progress=bar.update, stop=self._stop)
         except AudioError as error:
-            problem = str(error)
-        except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-            problem = f"{job.source}: not enough memory; use --segment 60, or less, or --device cpu"
+            problem = str(error) if job.source.name in str(error) else f"{job.source}: {error}"
+        except (MemoryError, OSError, RuntimeError, ValueError) as error:  # of this file alone, so the others go on
+            log.debug("separating %s", job.source, exc_info=True)
+            problem = f"{job.source}: {type(error).__name__}: {error}"
+            if _out_of_memory(error):
+                problem = f"{job.source}: not enough memory; use --segment 60, or less, or --device cpu"
         finally:
             bar.close()
             self._lines.append(line)

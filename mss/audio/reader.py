@@ -8,12 +8,13 @@ early, breaks in the middle or holds NaN is refused, never patched.
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -25,6 +26,9 @@ from .decoding import decode, open_container
 from .formats import DEFAULT_LAYOUTS, VORBIS_ORDER, AudioError, AudioInfo
 from .integrity import broken_page, missing_bytes, xing_header
 from .resample import resample
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Reader", "info", "read", "read_stems"]
 
@@ -281,13 +285,18 @@ def _probe(path: Path, stream: int) -> _Source:
     return _Source(described, native is not None, native is not None and name in _LOSSLESS, tolerance, padded)
 
 
+def _sndfile_name(path: Path) -> str | bytes:
+    """A name as libsndfile takes it; as bytes, it need not be valid text."""
+    return os.fsencode(path) if os.name == "posix" else str(path)
+
+
 def _native(path: Path, container: str, stream: av.AudioStream, promised: int | None, tolerance: int):
     """What libsndfile says of a file if it is to read it, else `None`."""
     vorbis = container == "ogg" and stream.codec_context.name == "vorbis"
     if not (container in _LOSSLESS or vorbis):
         return None
     try:
-        found = soundfile.info(str(path))
+        found = soundfile.info(_sndfile_name(path))
     except soundfile.LibsndfileError:
         return None
     # it takes an unknown length for none or for the largest number
@@ -342,7 +351,7 @@ def _samples(path: Path, source: _Source, stream: int, start: int) -> Iterator[n
         return
     order = VORBIS_ORDER.get(source.info.channels) if source.info.container == "ogg" else None
     try:
-        with soundfile.SoundFile(str(path)) as file:
+        with soundfile.SoundFile(_sndfile_name(path)) as file:
             if source.seeks:
                 file.seek(start)
             left = file.frames - file.tell()
@@ -394,6 +403,8 @@ def _require_file(path: Path) -> None:
     try:
         if path.is_dir():
             raise AudioError(f"{path} is a directory: give one of the files in it.")
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device never ends
+            raise AudioError(f"{path} is not a file but a pipe or a device: give a file.")
         with path.open("rb") as file:
             empty = not file.read(1)
     except FileNotFoundError as error:

@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 import av
 import numpy as np
@@ -22,6 +22,9 @@ from torch import Tensor
 from .finishing import finish_mp3, finish_ogg
 from .formats import DEFAULT_LAYOUTS, VORBIS_ORDER, AudioError, Encoding
 from .integrity import missing_bytes
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Writer", "write"]
 

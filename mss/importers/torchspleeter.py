@@ -101,6 +101,7 @@ def _converted(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """Their names to ours; kernels from time x frequency to frequency x time."""
     names = {ours.format(i=i): theirs.format(j=i + 1) for i in range(6) for ours, theirs in LAYERS.items()}
     names["head"] = "up7.0"
+    del names["down_norm.5"]  # of the lowest level, which is joined raw: it was never used
     state = {}
     for ours, theirs in names.items():
         for part in ("weight", "bias", "running_mean", "running_var"):

@@ -28,8 +28,9 @@ class UpConv2d(nn.ConvTranspose2d):
         return F.pixel_shuffle(F.conv2d(x, self._kernel(), self.bias.repeat_interleave(4), padding=1), 2)
 
     def _kernel(self) -> Tensor:
-        """(4 * out, in, 3, 3); made anew only where the weight may have changed, it takes as long as the convolution."""
-        if torch.is_grad_enabled() or self.weight.is_inference():  # inference tensors do not say when they change
+        """(4 * out, in, 3, 3). Made anew only when the weight has changed, as torch counts it (which writing to `.data`
+        goes around): on a CPU making it takes half as long as convolving with it."""
+        if torch.is_grad_enabled() or self.weight.device.type != "cpu" or self.weight.is_inference():
             return self._rearranged()
         state = (self.weight.data_ptr(), self.weight._version, self.weight.dtype)
         if self._kept is None or self._kept[0] != state:

@@ -60,7 +60,8 @@ class UNet(nn.Module):
         up = (*reversed(self.filters[:-1]), 1 if dilated_head else channels)
         joined = (self.filters[-1], *(2 * n for n in up[:-1]))  # from the second level on, with the level it joins
         self.down = nn.ModuleList(nn.Conv2d(i, o, 5, stride=2) for i, o in pairwise(down))
-        self.down_norm = nn.ModuleList(nn.BatchNorm2d(o, eps=norm_eps) for o in down[1:])
+        used = down[1:-1] if raw_skips else down[1:]  # the lowest level is joined raw, or not at all
+        self.down_norm = nn.ModuleList(nn.BatchNorm2d(o, eps=norm_eps) for o in used)
         self.up = nn.ModuleList(UpConv2d(i, o) for i, o in zip(joined, up, strict=True))
         normed = up if dilated_head else up[:-1]  # without a head the last level is the mask itself
         self.up_norm = nn.ModuleList(nn.BatchNorm2d(o, eps=norm_eps) for o in normed)
@@ -69,9 +70,10 @@ class UNet(nn.Module):
     def forward(self, magnitude: Tensor) -> Tensor:
         """(b, c, f, k) -> (b, c, f, k) mask; f and k multiples of 2 ** len(filters)."""
         x, skips = magnitude, []
-        for conv, norm in zip(self.down, self.down_norm, strict=True):
-            raw = conv(F.pad(x, (1, 2, 1, 2)))  # halves both axes exactly, as TensorFlow's "same"
-            x = F.leaky_relu(norm(raw), 0.2)
+        for level, conv in enumerate(self.down):
+            x = raw = conv(F.pad(x, (1, 2, 1, 2)))  # halves both axes exactly, as TensorFlow's "same"
+            if level < len(self.down_norm):
+                x = F.leaky_relu(self.down_norm[level](raw), 0.2)
             skips.append(raw if self.raw_skips else x)
         x = skips.pop()
         for level, conv in enumerate(self.up):
@@ -95,7 +97,7 @@ class UNetMasks(nn.Module):
         extension: what the masks are above the networks' bins. "mean": of each frame, the mean over the top
             `extension_bins` bins; "edge": the mask of the top bin; "zeros": nothing is known there, so all targets get zero.
         extension_bins: see `extension`.
-        together: patches given to a network at a time; bounds the memory, changes nothing.
+        together: patches given to a network at a time, when not training; bounds the memory, changes nothing.
     """
 
     context = 0  # frames beyond the patch
@@ -131,7 +133,7 @@ class UNetMasks(nn.Module):
         k = X.shape[-1]
         low = F.pad(magnitude[..., : self.bins, :], (0, -k % self.patch))
         patches = low.unflatten(-1, (-1, self.patch)).permute(0, 3, 1, 2, 4)  # (b, p, c, f, patch)
-        groups = patches.flatten(0, 1).split(self.together)
+        groups = patches.flatten(0, 1).split(len(patches) * patches.shape[1] if self.training else self.together)
         masks = torch.stack([torch.cat([network(group) for group in groups]) for network in self.networks], 1)
         masks = masks.unflatten(0, patches.shape[:2])  # (b, p, n, c, f, patch)
         masks = masks.permute(0, 2, 3, 4, 1, 5).flatten(-2)[..., :k]  # (b, n, c, f, k)
