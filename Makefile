@@ -27,3 +27,4 @@ test: setup
 
 bench: setup
 	$(BIN)/python scripts/bench_separate.py
+	$(BIN)/python scripts/bench_metrics.py

@@ -40,6 +40,7 @@ _MODULES = (
     "filters",
     "metrics",
     "nets",
+    "oracle",
     "separator",
     "transforms",
     "wrappers",

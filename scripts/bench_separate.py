@@ -137,14 +137,14 @@ def plain(song: Path, out: Path) -> None:
             down = [2, 16, 32, 64, 128, 256, 512]
             up = [(512, 256), (512, 128), (256, 64), (128, 32), (64, 16), (32, 1)]
             self.down = nn.ModuleList(nn.Conv2d(i, o, 5, 2) for i, o in itertools.pairwise(down))
-            self.down_norm = nn.ModuleList(nn.BatchNorm2d(o, eps=1e-3) for o in down[1:])
+            self.down_norm = nn.ModuleList(nn.BatchNorm2d(o, eps=1e-3) for o in down[1:-1])
             self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, 5, 2) for i, o in up)
             self.up_norm = nn.ModuleList(nn.BatchNorm2d(o, eps=1e-3) for _, o in up)
             self.head = nn.Conv2d(1, 2, 4, dilation=2, padding=3)
 
         def forward(self, x):
             skips = []
-            for conv, norm in zip(self.down, self.down_norm, strict=True):
+            for conv, norm in zip(self.down, [*self.down_norm, nn.Identity()], strict=True):
                 skips.append(conv(F.pad(x, (1, 2, 1, 2))))
                 x = F.leaky_relu(norm(skips[-1]), 0.2)
             x = skips.pop()

@@ -120,7 +120,7 @@ def test_v3_as_museval(museval, two):
 
 def test_v3_windows_of_the_campaigns(museval, two):
     """30 s windows, 15 s hop: mono, the excerpt repeated, few taps, to keep museval's time short."""
-    two = [x.mean(1, keepdim=True).tile(12)[..., : 46 * 44100].contiguous() for x in two]
+    two = [x.mean(1, keepdim=True).tile(12)[..., : 45 * 44100].contiguous() for x in two]
     result = agree(museval, *two, window=30 * 44100, hop=15 * 44100, filters_len=64, framewise_filters=True)
     assert result.sdr.shape == (2, 2)
 
@@ -132,13 +132,15 @@ def test_sources_version_as_museval(museval, two):
 
 @pytest.mark.parametrize("framewise", [False, True])
 def test_permutation_as_museval(museval, four, framewise):
-    references, estimates = (x[..., 44100 : 3 * 44100] for x in four)
+    references, estimates = (x[..., 44100 : 2 * 44100 + 22050] for x in four)
     order = [2, 0, 3, 1]
     result = agree(
         museval,
         references,
         estimates[order],
         filters_len=32,
+        window=30000,
+        hop=15000,
         compute_permutation=True,
         framewise_filters=framewise,
     )
@@ -164,10 +166,11 @@ def test_silent_frames_as_museval(museval, two, which):
         estimates[1, :, 44000:140000] = 0
     else:
         references[0, 1, 44000:140000] = -references[0, 0, 44000:140000]
-    for window, hop in ((44100, 22050), (140000, 3000)):  # whole-frame spectra, and segments
+    references, estimates = references[..., :150000], estimates[..., :150000]
+    for window, hop in ((44100, 22050), (140000, 10000)):  # whole-frame spectra, and segments
         result = agree(museval, references, estimates, window=window, hop=hop, filters_len=32)
     silent = bss_eval(references, estimates, hop=22050, filter_length=32).sdr.isnan()
-    assert silent.tolist() == [[False, False, True, True, True, False, False]] * 2
+    assert silent.tolist() == [[False, False, True, True, True]] * 2
     assert result.sdr.isfinite().all()
 
 
@@ -201,6 +204,7 @@ def test_identical_references(museval, two):
 
 def test_low_passed_references(museval, excerpt):
     """Float AAC: SDR exact, the filters as good as double precision allows on either side."""
+    excerpt = excerpt[..., : 3 * 44100]
     stems = torch.stack((excerpt[4], excerpt[1:4].sum(0)))
     estimates = masked(excerpt[0], stems)
     result = bss_eval(stems, estimates)

@@ -216,10 +216,11 @@ def test_chunks_go_inside_a_resampler(generator):
     x = torch.randn(1, 2, 30000, generator=generator)
     inside = Resampled(Chunked(spectral(Bounded()), segment=0.9), 11025)
     assert (inside(x) - Resampled(spectral(Bounded()), 11025)(x)).abs().max() < 1e-4
+    patches = Patches()
+    patches.grid = 4099  # of which 64 samples at 8 kHz are a whole number at 11025 Hz only after minutes
+    outside = Resampled(spectral(patches), 11025)
     with pytest.raises(ValueError, match="put the Chunked inside"):
-        patches = Patches()
-        patches.grid = 4099  # of which 64 samples at 8 kHz are a whole number at 11025 Hz only after minutes
-        Chunked(Resampled(spectral(patches), 11025), segment=10)
+        Chunked(outside, segment=10)
 
 
 @pytest.mark.parametrize("x", [torch.zeros(2, 100), torch.zeros(100), torch.zeros(1, 2, 100, dtype=torch.int16)])

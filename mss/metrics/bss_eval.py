@@ -25,8 +25,8 @@ Differences from museval, all on purpose:
 
 - An estimate equal to its reference gives SDR = inf exactly; museval returns its rounding noise (about 300 dB).
 - The best permutation ignores silent frames; one silent frame makes museval fall back on the identity, silently.
-- When G is too singular for Cholesky, the solve is LU as in museval, then least squares; the projections agree, the
-  filters need not.
+- When G is singular, as with a mono bass in a stereo mix, the filters are the least-squares ones (`_least_squares`);
+  museval's come from LU or, if that fails, from an SVD of half a minute. The projections agree, and so do the scores.
 - NaN, Inf, integer audio, windows that are not whole samples and swapped axes are refused with a message.
 
 Letters: R correlations, G Gram matrix, D right-hand side, C and Cj filters of P and P_j, L filter length, X spectra.
@@ -49,7 +49,7 @@ __all__ = ["BSSEval", "bss_eval", "is_silent"]
 
 MAX_PERMUTED = 8  # 8! = 40320 orders; 10! would no longer fit in memory
 WORKSPACE = 1 << 20  # real samples per chunk and thread: 8 MiB of float64, whatever the length of the track
-BLOCK = 1 << 14  # FFT points of the blockwise passes: long against the filters, short against the cache
+BLOCK = 1 << 13  # FFT points of the blockwise passes: long against the filters, short against the cache
 BINS = 1 << 11  # of a spectrum at a time, so that what is computed from them stays in the cache
 LONG_FRAME = 1 << 17  # samples; above, a whole-frame FFT of all signals would fill the memory
 
@@ -249,41 +249,69 @@ def _gram(R: Tensor, length: int) -> Tensor:
 
 
 def _solve(G: Tensor, D: Tensor) -> Tensor:
-    """Solution of G C = D (p, rows, columns); LU where G is not positive definite to rounding, then least squares."""
+    """Solution of G C = D (p, rows, columns) by Cholesky, or least squares where G (overwritten) is singular."""
     factor, failed = torch.linalg.cholesky_ex(G)
     C = torch.cholesky_solve(D, factor)
+    del factor
     for p in failed.nonzero().flatten().tolist():
-        lu, pivots, singular = torch.linalg.lu_factor_ex(G[p])
-        if not singular:
-            C[p] = torch.linalg.lu_solve(lu, pivots, D[p])
-        else:  # gelsd, which numpy uses, exists on the CPU only
-            C[p] = torch.linalg.lstsq(G[p].cpu(), D[p].cpu(), driver="gelsd").solution.to(D.device)
+        C[p] = _least_squares(G[p], D[p])
+    return C
+
+
+def _least_squares(G: Tensor, D: Tensor) -> Tensor:
+    """Least squares solution of G C = D for a singular G (rows, rows) >= 0, which is overwritten.
+
+    A channel that repeats another, such as a bass in mono, is common, and an SVD of 4096 rows takes half a minute. A
+    ridge at rounding level makes G definite; repeating the solve on what is left over then removes the ridge's effect,
+    by a factor ridge / eigenvalue each time, from all but the null directions, where C stays at zero.
+    """
+    ridge = 0.0
+    step = torch.finfo(G.dtype).eps * G.diagonal().sum()
+    for _ in range(8):
+        G.diagonal().add_(step)
+        ridge = ridge + step
+        factor, failed = torch.linalg.cholesky_ex(G)
+        if not failed:
+            break
+        step = 16 * step
+    else:
+        raise ValueError("the correlations of the references overflow; scale references and estimates to about +-1.")
+    C = torch.zeros_like(D)
+    for _ in range(4):
+        C = C + torch.cholesky_solve(D - G @ C + ridge * C, factor)
     return C
 
 
 def _correlations(s: Tensor, y: Tensor, length: int) -> Tensor:
     """R_ab(τ) = Σ_t s_a(t) x_b(t+τ), lags 0 ≤ τ < length, x all of s and y: (n, c, t) twice -> (n·c, 2·n·c, length).
 
-    R is a sum over blocks, of a block of s against the same block of x followed by length-1 samples more: that fits
-    N points without wrap-around, and the sum over blocks is taken on the spectra.
+    Blocks of all signals are zero-padded, so that each needs one FFT; the products within a block are summed on the
+    spectra. What this misses, the end of a block of s against the beginning of the next of x, is as short as the lags.
     """
     n, c, t = s.shape
-    n_fft = _block_size(length)
+    n_fft, n_join = _block_size(length), _power_of_two(2 * length)
     step = n_fft - length + 1
+    lags = length - 1
     m = max(1, WORKSPACE // (n_fft * 2 * n * c))  # blocks at a time
 
-    def spectra(starts: Sequence[int]) -> tuple[Tensor]:
-        S = s.new_zeros((n_fft // 2 + 1, n * c, 2 * n * c), dtype=torch.complex128)
+    def spectra(starts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        within = s.new_zeros((n_fft // 2 + 1, n * c, 2 * n * c), dtype=torch.complex128)
+        across = s.new_zeros((n_join // 2 + 1, n * c, 2 * n * c), dtype=torch.complex128)
         for start in starts:
-            x = _slice(s, y, start, start + m * step + length - 1, (0, t))
-            X = torch.fft.rfft(x.unfold(-1, n_fft, step))  # (b, m, f)
-            A = torch.fft.rfft(x[: n * c, : m * step].unflatten(-1, (m, step)), n=n_fft)  # (a, m, f)
+            x = _slice(s, y, start, start + m * step + lags, (0, t))
+            blocks = x[:, : m * step].unflatten(-1, (m, step))
+            X = _bins_first(torch.fft.rfft(blocks, n=n_fft))  # (f, b, m)
             # bins lead, so that one batched product (f, a, m) @ (f, m, b) serves all pairs
-            S.baddbmm_(_bins_first(A).conj(), _bins_first(X).transpose(1, 2))
-        return (S,)
+            within.baddbmm_(X[:, : n * c].conj(), X.mT)
+            if lags:
+                ends, beginnings = blocks[: n * c, :, -lags:], x[:, step:].unfold(-1, lags, step)
+                X = _bins_first(torch.fft.rfft(beginnings, n=n_join))
+                across.baddbmm_(_bins_first(torch.fft.rfft(ends, n=n_join)).conj(), X.mT)
+        return within, across
 
-    (S,) = _shared(spectra, range(0, t, m * step), s.device)
-    return torch.fft.irfft(S.permute(1, 2, 0), n=n_fft)[..., :length]
+    within, across = _shared(spectra, range(0, t, m * step), s.device)
+    R = torch.fft.irfft(within.permute(1, 2, 0), n=n_fft)[..., :length]
+    return R + torch.fft.irfft(across.permute(1, 2, 0), n=n_join).roll(lags, -1)[..., :length]
 
 
 # ------------------------------------------------------------------------------------------ the energies
@@ -452,7 +480,12 @@ def _bins_first(X: Tensor) -> Tensor:
 
 
 def _block_size(length: int) -> int:
-    return max(BLOCK, 1 << (4 * length - 1).bit_length())
+    return max(BLOCK, _power_of_two(4 * length))
+
+
+def _power_of_two(n: int) -> int:
+    """The smallest power of two >= n."""
+    return 1 << (n - 1).bit_length()
 
 
 def _fft_size(n: int) -> int:
