@@ -37,6 +37,7 @@ _MODULES = (
     "audio",
     "checkpoint",
     "classical",
+    "data",
     "filters",
     "metrics",
     "nets",

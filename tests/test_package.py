@@ -32,7 +32,8 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_has_the_configuration_and_nothing_strange(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert "mss/conf/separator/hpss.yaml" in names
+    for name in ("mss/conf/separator/hpss.yaml", "mss/conf/evaluate.yaml", "mss/metrics/published.csv"):
+        assert name in names
     assert all(name.startswith(("mss/", "mss_separation-")) for name in names)
     assert wheel.stat().st_size < 1e6
 
