@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from mss.metrics import bss_eval, is_silent, sd_sdr, si_sar, si_sdr, si_sir, snr, usdr
+from tests.conftest import ROOT
 
 MEASURES = ("sdr", "isr", "sir", "sar")
-SHARED = Path(os.environ.get("MSS_DATA", "/work/shared")) / "musdb7" / "test"
+SHARED = Path(os.environ.get("MSS_DATA", ROOT.parent / "shared")) / "musdb7" / "test"
 
 
 @pytest.fixture(scope="module")
