@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 import mss
+from mss.files import write_whole
 from mss.separator import Separator
 from mss.spec import SpecError, build, spec
 
@@ -54,16 +53,7 @@ def save(separator: Separator, path: str | Path, **metadata: Any) -> None:
     if reserved := header.keys() & metadata.keys():
         raise ValueError(f"metadata cannot be called {', '.join(sorted(reserved))}: the file says that itself")
     header |= metadata
-    data = to_bytes(tensors, {"mss": json.dumps(header)})
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets no one else read it
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_whole(path, to_bytes(tensors, {"mss": json.dumps(header)}))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -116,13 +106,6 @@ def _open(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, Tenso
             f"{path}: written in format {header.get('format')!r}, this version reads {FORMAT}: update mss"
         )
     return header, tensors
-
-
-def _umask() -> int:
-    """The file mode bits that the user does not want; can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _digest(description: Any, tensors: dict[str, Tensor]) -> str:

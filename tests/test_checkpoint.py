@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
 
 import mss
-from mss import checkpoint, zoo
+from mss import checkpoint, files, zoo
 from mss.checkpoint import CheckpointError
 from mss.filters import softmask
 from mss.nets import UNet, UNetMasks
@@ -181,9 +181,7 @@ def test_precision_shared_weights_and_file_modes_survive(tmp_path):
 
 
 def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        checkpoint.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         mss.save(tiny(), tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []

@@ -288,8 +288,8 @@ def _publish(sources: Sequence[Path], paths: Sequence[Path]) -> None:
             os.replace(source, path)
             moved.append(path)
     except BaseException as error:
-        for path in moved:
-            path.unlink(missing_ok=True)
+        for done in moved:
+            done.unlink(missing_ok=True)
         if isinstance(error, OSError):
             reason = f"{error.strerror or error}"
             raise AudioError(f"{path}: cannot be written ({reason}); choose another --out or --filename.") from error

@@ -23,8 +23,6 @@ import html
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mss.files import write_whole
 from mss.metrics.bss_eval import bss_eval, is_silent
 from mss.metrics.sdr import snr, usdr
 
@@ -364,21 +363,7 @@ def tracks_about(folder: Path, about: Mapping) -> list[TrackScores]:
 def write_text(path: Path, text: str) -> None:
     """Writes a file that appears under its name only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_whole(path, text.encode())
 
 
 def _stored(value: float) -> float:
