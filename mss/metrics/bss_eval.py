@@ -48,9 +48,9 @@ from mss.metrics._inputs import check_shapes
 __all__ = ["BSSEval", "bss_eval", "is_silent"]
 
 MAX_PERMUTED = 8  # 8! = 40320 orders; 10! would no longer fit in memory
-WORKSPACE = 1 << 20  # real samples per chunk and thread: 8 MiB of float64, whatever the length of the track
+WORKSPACE = 1 << 19  # real samples per chunk and thread: 4 MiB of float64, whatever the length of the track
 BLOCK = 1 << 13  # FFT points of the blockwise passes: long against the filters, short against the cache
-BINS = 1 << 11  # of a spectrum at a time, so that what is computed from them stays in the cache
+BINS = 3 << 11  # of a spectrum at a time: fewer bins stay in the cache, but more operations take their overhead
 LONG_FRAME = 1 << 17  # samples; above, a whole-frame FFT of all signals would fill the memory
 
 
@@ -140,12 +140,12 @@ def bss_eval(
 
 def is_silent(signals: Tensor) -> Tensor:
     """Which of the sources (..., n, c, t) are silent in museval's sense, (..., n) bool: leave them out."""
-    m = max(1, WORKSPACE // max(1, signals[..., 0].numel()))
-
-    def sounding(starts: Sequence[int]) -> tuple[Tensor]:
-        return (torch.stack([signals[..., i : i + m].sum(-2).any(-1) for i in starts]).sum(0),)
-
-    return _shared(sounding, range(0, signals.shape[-1], m), signals.device)[0] == 0
+    silent = torch.ones(signals.shape[:-2], dtype=torch.bool, device=signals.device)
+    for block in signals.split(max(1, WORKSPACE // max(1, signals[..., 0].numel())), -1):
+        silent &= ~block.sum(-2).any(-1)
+        if not silent.any():  # music: after the first block or two
+            break
+    return silent
 
 
 # ---------------------------------------------------------------------------------------------------- input
@@ -195,14 +195,23 @@ def _score(s: Tensor, y: Tensor, window: int, hop: int, length: int, variant: st
     e is 1 (estimate j belongs to reference j), or n if `every` estimate is scored against every reference.
     """
     C, Cj = _filters(s, y, length, every)
-    energies, silent = _energies(s, y, C, Cj, window, hop, variant, every)
-    true, error, target, explained, rest, interf, artif = energies
+    true, error, target, explained, rest, interf, artif = _energies(s, y, C, Cj, window, hop, variant, every)
     if variant == "images":
         sdr, isr = _decibels(true, error), _decibels(true, rest)
     else:
         sdr, isr = _decibels(target, rest), torch.full_like(true, math.nan)
     sir, sar = _decibels(target, interf), _decibels(explained, artif)
-    return torch.stack((sdr, isr, sir, sar)).masked_fill(silent, math.nan)
+    return torch.stack((sdr, isr, sir, sar)).masked_fill(_silent_frames(s, y, window, hop), math.nan)
+
+
+def _silent_frames(s: Tensor, y: Tensor, window: int, hop: int) -> Tensor:
+    """Frames (k,) in which any source of s or y (n, c, t) is silent: its channels sum to zero at every sample."""
+    frames = [x.unfold(-1, window, hop) for x in (s, y)]
+    few = min(window, 64)  # samples: enough to tell that nearly every frame sounds, without reading the track once more
+    silent = ~torch.stack([x[..., -few:].sum(1).any(-1) for x in frames]).all(0).all(0)
+    for k in silent.nonzero().flatten().tolist():
+        silent[k] = ~torch.stack([x[:, :, k].sum(1).any(-1) for x in frames]).all()
+    return silent
 
 
 def _decibels(num: Tensor, den: Tensor) -> Tensor:
@@ -297,21 +306,23 @@ def _correlations(s: Tensor, y: Tensor, length: int) -> Tensor:
     def spectra(starts: Sequence[int]) -> tuple[Tensor, Tensor]:
         within = s.new_zeros((n_fft // 2 + 1, n * c, 2 * n * c), dtype=torch.complex128)
         across = s.new_zeros((n_join // 2 + 1, n * c, 2 * n * c), dtype=torch.complex128)
+        padded = s.new_zeros((2 * n * c, m, n_fft), dtype=torch.float64)
         for start in starts:
             x = _slice(s, y, start, start + m * step + lags, (0, t))
-            blocks = x[:, : m * step].unflatten(-1, (m, step))
-            X = _bins_first(torch.fft.rfft(blocks, n=n_fft))  # (f, b, m)
-            # bins lead, so that one batched product (f, a, m) @ (f, m, b) serves all pairs
-            within.baddbmm_(X[:, : n * c].conj(), X.mT)
+            padded[..., :step] = x[:, : m * step].unflatten(-1, (m, step))
+            X = _bins_first(torch.fft.rfft(padded))  # (f, b, m)
+            # bins lead, so that one batched product (f, a, m) @ (f, m, b) serves all pairs; the conjugate of what is
+            # wanted, for BLAS conjugates a transposed factor for nothing, but another only by a copy
+            within.baddbmm_(X[:, : n * c], X.mH)
             if lags:
-                ends, beginnings = blocks[: n * c, :, -lags:], x[:, step:].unfold(-1, lags, step)
+                ends, beginnings = padded[: n * c, :, step - lags : step], x[:, step:].unfold(-1, lags, step)
                 X = _bins_first(torch.fft.rfft(beginnings, n=n_join))
-                across.baddbmm_(_bins_first(torch.fft.rfft(ends, n=n_join)).conj(), X.mT)
+                across.baddbmm_(_bins_first(torch.fft.rfft(ends, n=n_join)), X.mH)
         return within, across
 
     within, across = _shared(spectra, range(0, t, m * step), s.device)
-    R = torch.fft.irfft(within.permute(1, 2, 0), n=n_fft)[..., :length]
-    return R + torch.fft.irfft(across.permute(1, 2, 0), n=n_join).roll(lags, -1)[..., :length]
+    R = torch.fft.irfft(within.permute(1, 2, 0).conj(), n=n_fft)[..., :length]
+    return R + torch.fft.irfft(across.permute(1, 2, 0).conj(), n=n_join).roll(lags, -1)[..., :length]
 
 
 # ------------------------------------------------------------------------------------------ the energies
@@ -319,8 +330,8 @@ def _correlations(s: Tensor, y: Tensor, length: int) -> Tensor:
 
 def _energies(
     s: Tensor, y: Tensor, C: Tensor, Cj: Tensor, window: int, hop: int, variant: str, every: bool
-) -> tuple[Tensor, Tensor]:
-    """Energies (7, n, e, k) of s, s-y and the five signals of `_filtered`, and the frames (k,) with a silent source."""
+) -> Tensor:
+    """Energies (7, n, e, k) of s, s-y and the five signals of `_filtered`."""
     (n, c, t), length = s.shape, C.shape[1]
     frames = (t - window) // hop + 1
     whole = window <= LONG_FRAME
@@ -328,50 +339,39 @@ def _energies(
     m = max(2 if whole else 1, WORKSPACE // (n_fft * 2 * n * c))  # frames, or segments, at a time
     H = _responses(C, Cj, n_fft)
 
-    def whole_frames(chunks: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        E, sounding = _blank(n, every, frames, s.device)
+    def whole_frames(chunks: Sequence[tuple[int, int]]) -> tuple[Tensor]:
+        E = torch.zeros((7, n, n if every else 1, frames), dtype=torch.float64, device=s.device)
         for k, _ in chunks:
             stop = min(k + m, frames)
             x = _frames(s, y, window, hop, slice(k, stop), n_fft)  # (2·n·c, m, time)
-            E[:2, ..., k:stop], sounding[..., k:stop] = _plain(x[..., :window], n, every)
+            E[:2, ..., k:stop] = _plain(x[..., :window], n, every)
             E[2:, ..., k:stop] = _parseval(torch.fft.rfft(x), H, n_fft, n, variant, every)
-        return E, sounding
+        return (E,)
 
-    def segments(chunks: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        E, sounding = _blank(n, every, frames, s.device)
+    def segments(chunks: Sequence[tuple[int, int]]) -> tuple[Tensor]:
+        E = torch.zeros((7, n, n if every else 1, frames), dtype=torch.float64, device=s.device)
         for k, start in chunks:
             # each segment begins length-1 samples before the last one ended: there the cyclic convolution wraps around
             x = _slice(s, y, start - length + 1, start + m * step, (k * hop, k * hop + window)).unfold(-1, n_fft, step)
             spectra = _project(torch.fft.rfft(x[: n * c]), H, slice(None))
             P, Pj = (torch.fft.irfft(Y, n=n_fft)[..., length - 1 :] for Y in spectra)
             x = x[..., length - 1 :]
-            plain, some = _plain(x, n, every)
-            E[:2, ..., k] += plain.sum(-1)
+            E[:2, ..., k] += _plain(x, n, every).sum(-1)
             E[2:, ..., k] += _filtered(x, P, Pj, variant, every).sum(-1)
-            sounding[..., k] += some.sum(-1)
-        return E, sounding
+        return (E,)
 
     if whole:
-        E, sounding = _shared(whole_frames, [(k, 0) for k in range(0, frames, m)], s.device)
-    else:
-        step = n_fft - length + 1
-        starts = [(k, i) for k in range(frames) for i in range(k * hop, k * hop + window + length - 1, m * step)]
-        E, sounding = _shared(segments, starts, s.device)
-    return E, (sounding == 0).any(0).any(0)
+        return _shared(whole_frames, [(k, 0) for k in range(0, frames, m)], s.device)[0]
+    step = n_fft - length + 1
+    starts = [(k, i) for k in range(frames) for i in range(k * hop, k * hop + window + length - 1, m * step)]
+    return _shared(segments, starts, s.device)[0]
 
 
-def _blank(n: int, every: bool, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Zero energies (7, n, e, k), and zero counts (2, n, k) of the segments with sound in references and estimates."""
-    E = torch.zeros((7, n, n if every else 1, frames), dtype=torch.float64, device=device)
-    return E, torch.zeros((2, n, frames), dtype=torch.int64, device=device)
-
-
-def _plain(x: Tensor, n: int, every: bool) -> tuple[Tensor, Tensor]:
-    """Energies (2, n, e, m) of s and s-y from samples (2·n·c, m, time), and which sources have sound (2, n, m)."""
-    x = x.unflatten(0, (2, n, -1))
-    s, y = x
+def _plain(x: Tensor, n: int, every: bool) -> Tensor:
+    """Energies (2, n, e, m) of s and s-y from samples (2·n·c, m, time)."""
+    s, y = x.unflatten(0, (2, n, -1))
     error = _power(s.unsqueeze(1) - _other(y, every))
-    return torch.stack((_power(s).unsqueeze(1).expand_as(error), error)), x.sum(2).any(-1)
+    return torch.stack((_power(s).unsqueeze(1).expand_as(error), error))
 
 
 def _responses(C: Tensor, Cj: Tensor, n_fft: int) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,8 @@ from mss.metrics._inputs import check_shapes
 
 __all__ = ["sd_sdr", "si_sar", "si_sdr", "si_sir", "snr", "usdr"]
 
+BLOCK = 1 << 18  # values of each signal: with what is computed from them they stay in a CPU's cache
+
 
 def snr(references: Tensor, estimates: Tensor) -> Tensor:
     """Plain signal to noise ratio in dB, (..., n, c, t) twice -> (..., n): the SDR of BSS Eval images, whole track.
@@ -32,13 +34,13 @@ def snr(references: Tensor, estimates: Tensor) -> Tensor:
         ValueError: For different shapes, swapped axes or integer audio, as all functions of this module.
     """
     check_shapes(references, estimates)
-    return _ratio(_energy(references), _energy(references - estimates))
+    return _ratio(_energy(references), _residual(references, estimates))
 
 
 def usdr(references: Tensor, estimates: Tensor, *, delta: float = 1e-7) -> Tensor:
     """SDR of the Music Demixing Challenge 2021 in dB, (..., n, c, t) twice -> (..., n)."""
     check_shapes(references, estimates)
-    return _ratio(_energy(references) + delta, _energy(references - estimates) + delta)
+    return _ratio(_energy(references) + delta, _residual(references, estimates) + delta)
 
 
 def si_sdr(references: Tensor, estimates: Tensor, *, zero_mean: bool = False) -> Tensor:
@@ -58,14 +60,15 @@ def si_sdr(references: Tensor, estimates: Tensor, *, zero_mean: bool = False) ->
     s, y = references, estimates
     if zero_mean:
         s, y = s - s.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
-    target = _target(s, y)
-    return _ratio(_energy(target), _energy(y - target))
+    alpha, energy = _gain(s, y)
+    return _ratio(alpha.square() * energy, _residual(s, y, alpha))
 
 
 def sd_sdr(references: Tensor, estimates: Tensor) -> Tensor:
     """Scale-dependent SDR in dB, (..., n, c, t) twice -> (..., n): SI-SDR less the loss through a wrong level."""
     check_shapes(references, estimates)
-    return _ratio(_energy(_target(references, estimates)), _energy(references - estimates))
+    alpha, energy = _gain(references, estimates)
+    return _ratio(alpha.square() * energy, _residual(references, estimates))
 
 
 def si_sir(references: Tensor, estimates: Tensor) -> Tensor:
@@ -85,9 +88,30 @@ def si_sar(references: Tensor, estimates: Tensor) -> Tensor:
 
 def _target(s: Tensor, y: Tensor) -> Tensor:
     """αs (..., n, c, t): the projection of each estimate on its own reference; zero for a silent reference."""
-    energy = _energy(s)
-    alpha = (s * y).sum((-2, -1)) / energy.masked_fill(energy == 0, 1)
-    return alpha[..., None, None] * s
+    return _gain(s, y)[0][..., None, None] * s
+
+
+def _gain(s: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """α = <y,s> / |s|² and |s|², each (..., n); α is zero for a silent reference."""
+    blocks = [(a.square().sum((-2, -1)), (a * b).sum((-2, -1))) for a, b in _blocks(s, y)]
+    energy, product = (sum(part[1:], part[0]) for part in zip(*blocks, strict=True))
+    return product / energy.masked_fill(energy == 0, 1), energy
+
+
+def _residual(s: Tensor, y: Tensor, alpha: Tensor | None = None) -> Tensor:
+    """Energy (..., n) of y - αs, α = 1 unless given."""
+    if alpha is None:
+        parts = [_energy(b - a) for a, b in _blocks(s, y)]
+    else:
+        gain = alpha[..., None, None]
+        parts = [_energy(torch.addcmul(b, gain, a, value=-1)) for a, b in _blocks(s, y)]
+    return sum(parts[1:], parts[0])
+
+
+def _blocks(s: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Both signals, some time at a time, so that on a CPU what is computed from a block stays in the cache."""
+    size = max(1, BLOCK * s.shape[-1] // s.numel()) if s.device.type == "cpu" else s.shape[-1]
+    return list(zip(s.split(size, -1), y.split(size, -1), strict=True))
 
 
 def _explained(s: Tensor, y: Tensor) -> Tensor:
