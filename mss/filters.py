@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["binary_mask", "mixture_phase", "ratio_mask", "softmask", "wiener"]
+__all__ = ["as_is", "binary_mask", "mixture_phase", "ratio_mask", "softmask", "wiener"]
 
 
 def ratio_mask(V: Tensor, power: float = 1.0, *, empty: Literal["share", "drop"] = "share") -> Tensor:
@@ -45,6 +45,13 @@ def binary_mask(V: Tensor, X: Tensor) -> Tensor:
     winner = V.argmax(1, keepdim=True)  # (b, 1, c, f, k)
     index = torch.arange(V.shape[1], device=V.device).view(1, -1, 1, 1, 1)
     return (winner == index) * X.unsqueeze(1)
+
+
+def as_is(Y: Tensor, X: Tensor) -> Tensor:
+    """No filter: for estimators with a spatial model of their own, which return spectra Y (b, n, c, f, k) complex."""
+    if not Y.is_complex():
+        raise ValueError("as_is is the filter of estimators that return spectra; magnitudes want softmask, for one")
+    return Y
 
 
 def mixture_phase(V: Tensor, X: Tensor) -> Tensor:

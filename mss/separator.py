@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from mss.filters import binary_mask, mixture_phase, softmask
+from mss.filters import as_is, binary_mask, mixture_phase, softmask
 from mss.spec import options_of
 from mss.transforms import STFT
+
+if TYPE_CHECKING:
+    from mss.transforms import CQT
 
 __all__ = ["Separator", "SpectralSeparator", "context_of", "grid_of", "no_longer", "require_mixture"]
 
@@ -60,13 +63,15 @@ class SpectralSeparator(nn.Module):
     """transform -> estimator -> filter -> inverse transform (Figure 4 of Cano et al. 2019, without its feedback).
 
     Args:
-        estimator: X (b, c, f, k) complex -> V (b, n, c, f, k) real >= 0, what each target weighs in each bin. It may say
+        estimator: X (b, c, f, k) complex -> V (b, n, c, f, k) real >= 0, what each target weighs in each bin; or, for the
+            filter `as_is`, the targets' spectra Y themselves. It may say
             what it looks at: `context`, frames on either side of a frame (None, the default: all of them; a function
             may carry a callable of its own options), and `grid`, frames: moving X by a multiple of it moves V.
         targets: the names of the n targets.
         sample_rate: Hz.
         transform: waveform <-> spectrum.
         filter: (V, X) -> Y (b, n, c, f, k) complex.
+        phase: a last stage instead of the plain inverse transform, (Y, mixture, transform) -> (b, n, c, t): `mss.phase`.
 
     Example:
         >>> separator = SpectralSeparator(mss.classical.hpss, targets=("harmonic", "percussive"))
@@ -81,8 +86,9 @@ class SpectralSeparator(nn.Module):
         targets: Sequence[str],
         *,
         sample_rate: int = 44100,
-        transform: STFT = STFT(),  # noqa: B008  (frozen, so it can be shared)
+        transform: STFT | CQT = STFT(),  # noqa: B008  (frozen, so it can be shared)
         filter: Callable[[Tensor, Tensor], Tensor] = softmask,
+        phase: Callable[[Tensor, Tensor, STFT | CQT], Tensor] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(targets, str) or not targets or not all(isinstance(name, str) and name for name in targets):
@@ -96,12 +102,15 @@ class SpectralSeparator(nn.Module):
         self.sample_rate = sample_rate
         self.transform = transform
         self.filter = filter
+        self.phase = phase
 
     def forward(self, mixture: Tensor) -> Tensor:
         """(b, c, t) -> (b, n, c, t)."""
         require_mixture(mixture)
         X = self.transform(mixture)  # (b, c, f, k) complex
         Y = self.filter(self.estimator(X), X)  # (b, n, c, f, k) complex
+        if self.phase is not None:
+            return self.phase(Y, mixture, self.transform)
         return self.transform.inverse(Y, mixture.shape[-1])  # (b, n, c, t)
 
     @property
@@ -116,12 +125,14 @@ class SpectralSeparator(nn.Module):
     @property
     def grid(self) -> int:
         """Samples; moving the input by a multiple of it moves the output."""
-        return self.transform.hop * getattr(self.estimator, "grid", 1)
+        return self.transform.hop * getattr(self.estimator, "grid", 1) if isinstance(self.transform, STFT) else 1
 
     @property
     def _frames_of_context(self) -> int | None:
-        if options_of(self.filter)[0] not in (softmask, binary_mask, mixture_phase):
+        if options_of(self.filter)[0] not in (as_is, softmask, binary_mask, mixture_phase):
             return None  # a filter with statistics over the song
+        if self.phase is not None or not isinstance(self.transform, STFT):
+            return None
         if isinstance(self.estimator, nn.Module):
             return getattr(self.estimator, "context", None)
         function, options = options_of(self.estimator)

@@ -19,7 +19,7 @@ from torch import nn
 __all__ = ["SpecError", "build", "spec"]
 
 CLASSES = ("mss.separator", "mss.wrappers", "mss.adapters", "mss.transforms", "mss.nets", "mss.classical")
-FUNCTIONS = ("mss.filters", "mss.classical")
+FUNCTIONS = ("mss.filters", "mss.classical", "mss.phase")
 
 
 class SpecError(ValueError):
