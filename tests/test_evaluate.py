@@ -15,11 +15,12 @@ import soundfile
 import torch
 
 import mss
+from mss.apps.protocols import protocols_of
 from mss.audio import read, write
 from mss.data import find_tracks, reference
-from mss.evaluate import main, protocols_of
+from mss.evaluate import main
 from mss.metrics import bss_eval, snr
-from mss.metrics.report import read_results, read_track
+from mss.metrics.scores import read_results, read_track
 from tests.conftest import ROOT
 from tests.test_checkpoint import tiny
 

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from mss.metrics import bss_eval, snr, usdr
-from mss.metrics import report as r
+from mss.apps import leaderboard_page as sheet
+from mss.metrics import bss_eval, scores, snr, usdr
+from mss.metrics import leaderboard as board
 
 RATE = 8000
 NAMES = ("vocals", "accompaniment")
@@ -29,28 +30,28 @@ def signals(generator) -> tuple[torch.Tensor, torch.Tensor]:
     return s, s + 0.3 * s.flip(0) + 0.01 * torch.randn(s.shape, generator=generator)
 
 
-def scores(s, y, **options):
-    return r.score(s, y, NAMES[: len(s)], sample_rate=RATE, **options)
+def scores_of(s, y, **options):
+    return scores.score(s, y, NAMES[: len(s)], sample_rate=RATE, **options)
 
 
-def results(system, values, *, protocol="2-source", failed=None, about=None) -> r.Results:
+def results(system, values, *, protocol="2-source", failed=None, about=None) -> scores.Results:
     """A system whose tracks have these SDRs, one (targets, frames) list for each."""
     tracks = []
     for name, sdr in values.items():
         frames = torch.tensor(sdr, dtype=torch.float64).expand(4, -1, -1)  # (4, n, k)
-        targets = [r.TargetScores(NAMES[j], frames[:, j], sdr[j][0], sdr[j][0]) for j in range(len(sdr))]
-        tracks.append(r.TrackScores(name, "test", targets, 1.0, 1.0, about or {"data": "d"}))
-    return r.Results(system, protocol, tracks, failed or {}, about or {"data": "d"})
+        targets = [scores.TargetScores(NAMES[j], frames[:, j], sdr[j][0], sdr[j][0]) for j in range(len(sdr))]
+        tracks.append(scores.TrackScores(name, "test", targets, 1.0, 1.0, about or {"data": "d"}))
+    return scores.Results(system, protocol, tracks, failed or {}, about or {"data": "d"})
 
 
-def saved(out: Path, *all_results: r.Results) -> list[r.Board]:
+def saved(out: Path, *all_results: scores.Results) -> list[board.Board]:
     for one in all_results:
         folder = out / one.protocol / one.system
         for track in one.tracks:
-            r.write_track(track, folder / "test" / f"{track.track}.json")
-        r.write_summary(one, folder)
-    boards = r.leaderboard(r.read_results(out))
-    r.write_leaderboard(boards, out)
+            scores.write_track(track, folder / "test" / f"{track.track}.json")
+        board.write_summary(one, folder)
+    boards = board.leaderboard(scores.read_results(out))
+    sheet.write_leaderboard(boards, out)
     return boards
 
 
@@ -58,7 +59,7 @@ def saved(out: Path, *all_results: r.Results) -> list[r.Board]:
 
 
 def test_scores_are_those_of_the_metrics(signals):
-    found = scores(*signals, window=0.5, hop=0.25)
+    found = scores_of(*signals, window=0.5, hop=0.25)
     expected = bss_eval(*signals, window=RATE // 2, hop=RATE // 4)
     assert torch.equal(torch.stack([x.frames for x in found], 1), torch.stack(expected[:4]))
     assert [x.sdr for x in found] == pytest.approx(snr(*(x.double() for x in signals)).tolist())
@@ -69,19 +70,19 @@ def test_scores_are_those_of_the_metrics(signals):
 def test_a_silent_reference_has_a_reason_and_does_not_cost_the_others_their_scores(signals, generator):
     s, y = signals
     three = torch.cat([s, torch.zeros_like(s[:1])]), torch.cat([y, torch.randn(1, *s.shape[1:], generator=generator)])
-    found = r.score(*three, ("a", "b", "c"), sample_rate=RATE)
-    assert torch.equal(torch.stack([x.frames for x in found[:2]]), torch.stack([x.frames for x in scores(s, y)]))
+    found = scores.score(*three, ("a", "b", "c"), sample_rate=RATE)
+    assert torch.equal(torch.stack([x.frames for x in found[:2]]), torch.stack([x.frames for x in scores_of(s, y)]))
     assert found[2].frames.isnan().all()
     assert found[2].frames.shape == found[0].frames.shape
     assert math.isnan(found[2].sdr)
     assert found[2].note == "no score: the reference is silent"
-    assert all(x.frames.isnan().all() for x in scores(torch.zeros_like(s), y))
+    assert all(x.frames.isnan().all() for x in scores_of(torch.zeros_like(s), y))
 
 
 def test_a_silent_estimate_does_not_change_the_scores_of_the_others(signals):
     s, y = signals
     mute = torch.stack([y[0], torch.zeros_like(y[1])])
-    found, expected = scores(s, mute), scores(s, y)
+    found, expected = scores_of(s, mute), scores_of(s, y)
     assert torch.allclose(found[0].frames, expected[0].frames, atol=1e-9)
     assert found[1].frames.isnan().all()
     assert found[1].note == "no frames: the estimate is silent"
@@ -91,7 +92,7 @@ def test_a_silent_estimate_does_not_change_the_scores_of_the_others(signals):
 def test_frames_without_a_score_are_counted(signals):
     s, y = (x.clone() for x in signals)
     s[1, :, :RATE] = 0
-    found = scores(s, y)
+    found = scores_of(s, y)
     assert [x.valid for x in found] == [1, 1]
     assert found[0].frames[:, 0].isnan().all()
     assert "1 of 2 frames left out" in found[0].note
@@ -100,12 +101,12 @@ def test_frames_without_a_score_are_counted(signals):
 
 def test_short_alone_and_perfect_are_said(signals):
     s, y = signals
-    short = scores(s[..., :4000], y[..., :4000])
+    short = scores_of(s[..., :4000], y[..., :4000])
     assert short[0].frames.shape == (4, 1)
     assert short[0].note == "shorter than a window: one frame"
-    alone = scores(torch.stack([s[0], s[1] * 0]), y)[0]
+    alone = scores_of(torch.stack([s[0], s[1] * 0]), y)[0]
     assert "no SIR: all other references are silent" in alone.note
-    assert "without any error" in scores(s, s)[0].note
+    assert "without any error" in scores_of(s, s)[0].note
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_short_alone_and_perfect_are_said(signals):
 )
 def test_signals_that_cannot_be_compared(spoil, message, signals):
     with pytest.raises(ValueError, match=message):
-        scores(*spoil(*signals))
+        scores_of(*spoil(*signals))
 
 
 # Files
@@ -130,14 +131,43 @@ def museval():
     return importlib.import_module("museval")
 
 
+def test_peass_hears_the_loudest_part_and_stands_in_the_files(monkeypatch, signals, tmp_path):
+    from mss.metrics.peass import PEASS
+
+    s, y = (x.clone() for x in signals)
+    s[..., RATE : RATE + 800] *= 10
+    heard = []
+
+    def listener(references, estimates, sample_rate):
+        heard.append((references, estimates, sample_rate))
+        return PEASS(*(torch.tensor([10.0 * i, float("nan")]) for i in range(4)))
+
+    monkeypatch.setattr(scores, "peass", listener)
+    targets = scores_of(s, y, peass_seconds=0.1)
+    ((references, estimates, rate),) = heard
+    assert rate == RATE
+    assert torch.equal(references, s[..., RATE : RATE + 800])
+    assert torch.equal(estimates, y[..., RATE : RATE + 800])
+    path = tmp_path / "2-source" / "a" / "test" / "x.json"
+    scores.write_track(scores.TrackScores("x", "test", targets, 1.0, 1.0, {"data": "d"}), path)
+    assert list(scores.read_track(path).targets[0].peass.items()) == [("OPS", 0), ("TPS", 10), ("IPS", 20), ("APS", 30)]
+    one = scores.Results("a", "2-source", [scores.read_track(path)], {}, {"data": "d"})
+    head, rows = board.long_table(board.leaderboard([one, results("b", {"x": [[1.0], [2.0]]})])[0])
+    assert head[-5:] == ["OPS", "TPS", "IPS", "APS", "frames"]
+    cells = {(row[0], row[1]): row[-5:-1] for row in rows}
+    assert cells["a", "vocals"] == ["0.00", "10.00", "20.00", "30.00"]
+    assert cells["a", "accompaniment"] == cells["b", "vocals"] == ["–"] * 4
+    assert scores_of(s, y)[0].peass == {}
+
+
 def test_track_files_are_those_of_museval(signals, tmp_path):
     import jsonschema
 
     s, y = signals
     s[1, :, :RATE] = 0  # a frame of NaN
     path = tmp_path / "test" / "it's.json"
-    scored = r.TrackScores("it's", "test", scores(s, y), 1.0, 1.0, {"data": "d"})
-    r.write_track(scored, path)
+    scored = scores.TrackScores("it's", "test", scores_of(s, y), 1.0, 1.0, {"data": "d"})
+    scores.write_track(scored, path)
     content = json.loads(path.read_text())
     schema = Path(importlib.util.find_spec("museval").submodule_search_locations[0]) / "musdb.schema.json"
     jsonschema.validate(content, json.loads(schema.read_text()))
@@ -145,9 +175,9 @@ def test_track_files_are_those_of_museval(signals, tmp_path):
     store.add_eval_dir(tmp_path)
     theirs = store.agg_frames_tracks_scores()
     for target in scored.targets:
-        for metric in r.METRICS:
+        for metric in scores.METRICS:
             assert theirs[target.name][metric] == pytest.approx(target.medians()[metric], abs=1e-5)
-    back = r.read_track(path)
+    back = scores.read_track(path)
     assert back.about == scored.about
     for a, b in zip(back.targets, scored.targets, strict=True):
         assert torch.allclose(a.frames, b.frames, atol=1e-5, equal_nan=True)
@@ -164,29 +194,29 @@ def test_the_campaign_can_compare_systems_by_method_store(tmp_path):
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     with pytest.raises(UnicodeEncodeError):
-        r.write_text(tmp_path / "x.json", "a" * 100 + "\udc80")
+        scores.write_text(tmp_path / "x.json", "a" * 100 + "\udc80")
     assert list(tmp_path.iterdir()) == []
-    r.write_text(tmp_path / "x.json", "1")
-    r.write_text(tmp_path / "x.json", "2")
+    scores.write_text(tmp_path / "x.json", "1")
+    scores.write_text(tmp_path / "x.json", "2")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["2"]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"targets": [{}]}', '{"targets": 3}'])
 def test_damaged_files_are_named(text, tmp_path):
     path = tmp_path / "2-source" / "a" / "summary.json"
-    r.write_text(path, text)
+    scores.write_text(path, text)
     with pytest.raises(ValueError, match=r"summary\.json: not a summary"):
-        r.read_results(tmp_path)
+        scores.read_results(tmp_path)
     with pytest.raises(ValueError, match="not the scores of a track"):
-        r.read_track(path)
+        scores.read_track(path)
 
 
 def test_scores_made_with_other_settings_are_not_mixed_in(tmp_path):
     saved(tmp_path, results("a", {"x": [[1], [1]]}, about={"data": "d", "hop": 2}), results("a", {"y": [[2], [2]]}))
-    (found,) = r.read_results(tmp_path)
+    (found,) = scores.read_results(tmp_path)
     assert [track.track for track in found.tracks] == ["x", "y"]  # the summary is about d, whatever the hop
     saved(tmp_path, results("a", {"y": [[2], [2]]}, about={"data": "d", "hop": 1}))
-    (found,) = r.read_results(tmp_path)
+    (found,) = scores.read_results(tmp_path)
     assert [track.track for track in found.tracks] == ["y"]
 
 
@@ -195,7 +225,7 @@ def test_scores_made_with_other_settings_are_not_mixed_in(tmp_path):
 
 def test_medians_of_medians_means_and_what_is_left_out():
     nan = math.nan
-    line = r.entry(
+    line = board.entry(
         results("a", {"x": [[1, 9, 2], [0, 0, 0]], "y": [[4, nan, 5], [1, 1, 1]], "z": [[nan] * 3, [2, 2, 2]]})
     )
     s = line.targets["vocals"]["SDR"]
@@ -208,19 +238,19 @@ def test_medians_of_medians_means_and_what_is_left_out():
 
 def test_bootstrap_intervals_are_seeded_and_cover(generator):
     x = torch.randn(40, generator=generator).tolist()
-    first = r.statistic(x, seed=1)
-    assert first == r.statistic(x, seed=1)
-    assert first != r.statistic(x, seed=2)
+    first = board.statistic(x, seed=1)
+    assert first == board.statistic(x, seed=1)
+    assert first != board.statistic(x, seed=2)
     covered = 0
     for _ in range(200):
-        s = r.statistic(torch.randn(30, generator=generator).tolist(), resamples=300)
+        s = board.statistic(torch.randn(30, generator=generator).tolist(), resamples=300)
         assert s.low <= s.median <= s.high
         covered += s.low <= 0 <= s.high
     assert 0.88 <= covered / 200 <= 0.99
-    alone = r.statistic([3.0])
+    alone = board.statistic([3.0])
     assert (alone.median, alone.tracks) == (3.0, 1)
     assert math.isnan(alone.low)
-    assert r.statistic([math.nan]).tracks == 0
+    assert board.statistic([math.nan]).tracks == 0
 
 
 # Leaderboard
@@ -270,11 +300,13 @@ def test_lines_that_cannot_be_compared_are_pointed_out(tmp_path):
 
 
 def test_lines_from_elsewhere_stand_in_their_protocol():
-    published = r.Entry("U-Net", {"vocals": {"SDR": r.Statistic(3, math.nan, math.nan, 3, 50)}}, 50, note="SiSEC 2018")
-    boards = r.leaderboard([results("a", {"x": [[1], [1]]})], others={"2-source": [published], "4-source": []})
+    published = board.Entry(
+        "U-Net", {"vocals": {"SDR": board.Statistic(3, math.nan, math.nan, 3, 50)}}, 50, note="SiSEC 2018"
+    )
+    boards = board.leaderboard([results("a", {"x": [[1], [1]]})], others={"2-source": [published], "4-source": []})
     assert [line.system for line in boards[0].entries] == ["U-Net", "a"]
-    assert "| U-Net | 3.00 | – | 3.00 | 50 | SiSEC 2018 |" in r.markdown(boards)
-    assert "U-Net" in r.page(boards)
+    assert "| U-Net | 3.00 | – | 3.00 | 50 | SiSEC 2018 |" in board.markdown(boards)
+    assert "U-Net" in sheet.page(boards)
 
 
 class Page(HTMLParser):
@@ -306,7 +338,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path):
     one = results("a</style>", {hostile: [[1, 2], [3, 4]], "b": [[0, 0], [2, 2]], "c": [[math.nan] * 2, [2, 3]]})
     one.failed["d"] = "<b>why</b>"
     one.tracks[0].targets[0].audio = "estimates/a #1?/ü.wav"
-    text = r.page(r.leaderboard([one]))
+    text = sheet.page(board.leaderboard([one]))
     page = Page(text)
     assert not re.search(r"https?:|//[a-z]|@import|url\(", text)
     addresses = [value for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "href")]
@@ -324,7 +356,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path):
 
 
 def test_box_plots_are_where_the_numbers_are():
-    text = r.page(r.leaderboard([results("a", {str(i): [[i], [i]] for i in range(11)})]))
+    text = sheet.page(board.leaderboard([results("a", {str(i): [[i], [i]] for i in range(11)})]))
     svg = text[text.index("<svg") : text.index("</svg>")]
     ticks = {int(v): float(x) for x, v in re.findall(r'class="tick" x="([\d.]+)"[^>]*>(-?\d+)<', svg)}
     scale = np.polyfit(list(ticks), list(ticks.values()), 1)
