@@ -457,3 +457,29 @@ def test_the_command_as_a_subprocess(data, tmp_path):
     assert "report: evaluated/data/leaderboard.html" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "evaluated"]
     assert not list((tmp_path / "evaluated").rglob(".*"))
+
+
+def test_lossy_references_are_warned_of_and_bits_rounds_them(excerpt_path, tmp_path, capsys):
+    folder = tmp_path / "data" / "test"
+    folder.mkdir(parents=True)
+    shutil.copy(excerpt_path, folder / "a.stem.mp4")
+    out, common = tmp_path / "out", [f"data={tmp_path / 'data'}", "oracle=IRM1", f"out={tmp_path / 'out'}"]
+    assert main([*common, "name=float"]) == 0
+    assert "bits=16" in capsys.readouterr().err
+    assert main([*common, "name=rounded", "bits=16"]) == 0
+    assert "bits=16" not in capsys.readouterr().err
+    results = {one.system: one.tracks[0] for one in read_results(out)}
+    track = find_tracks(tmp_path / "data")[0].audio
+    names = [target.name for target in results["rounded"].targets]
+    s = torch.stack([track.stems[name] for name in names])
+    y = mss.oracle.oracle("IRM1", s[None], names, 44100)(track.mixture[None])[0]
+    expected = bss_eval(*(torch.round(x.double() * 32768) / 32768 for x in (s, y)))
+    for j, target in enumerate(results["rounded"].targets):
+        assert torch.allclose(target.frames[2], expected.sir[j], atol=1e-3)
+    gain = [
+        b.frames[2].median() - a.frames[2].median()
+        for a, b in zip(*(results[k].targets for k in ("float", "rounded")), strict=True)
+    ]
+    assert min(gain) > 3  # dB of SIR: what the noise above the codec's cut had cost
+    assert "scored differently" in (out / "leaderboard.md").read_text()
+    assert main([*common, "name=x", "bits=99"]) == 2

@@ -62,6 +62,7 @@ class Evaluation:
 
     def __init__(self, options: Options, system: System, tracks: Sequence[Track]) -> None:
         from mss.data import common_stems
+        from mss.metrics.leaderboard import LOSSY
 
         self.options = options
         self.system = system
@@ -73,8 +74,10 @@ class Evaluation:
         self._check_targets()
         settings = {name: getattr(options, name) for name in ("rename", "residual", "two_source", "partial")}
         scoring = {name: getattr(options, name) for name in ("window", "hop", "mode")}
-        if options.peass is not None:
-            scoring["peass"] = options.peass
+        scoring |= {name: getattr(options, name) for name in ("bits", "peass") if getattr(options, name) is not None}
+        if options.bits is None and any(track.lossy for track in tracks):
+            scoring["lossy"] = True
+            log.warning("%s", LOSSY)
         subsets, label = {track.subset for track in tracks}, label_of(Path(options.data))
         if len(subsets) == 1 and not label.endswith(subset := f"/{subsets.pop()}") and len(subset) > 1:
             label += subset
@@ -233,12 +236,16 @@ class Evaluation:
 
     def _score(self, track: Track, audio: Audio, estimates: dict[str, Tensor]) -> list[TrackScores]:
         """Scores a track in all protocols and writes the scores."""
+        import torch
+
         from mss.metrics.scores import TrackScores, score, write_track
 
         options, scored = self.options, []
         for protocol, targets in self.protocols.items():
             truth = references(track, audio, targets, self.expected, options.partial)
-            y = [estimates[name] for name in targets]
+            y = torch.stack([estimates[name] for name in targets])
+            if options.bits is not None:
+                truth, y = (_rounded(x, options.bits) for x in (truth, y))
             rules = {"window": options.window, "hop": options.hop, "mode": options.mode}
             rules["peass_seconds"] = options.peass
             scores = score(truth, y, targets, sample_rate=audio.sample_rate, **rules)
@@ -337,6 +344,11 @@ class Evaluation:
         """A line for the user, on stderr, above the progress bar."""
         if not self.options.quiet:
             tqdm.write(text, file=sys.stderr)
+
+
+def _rounded(signals: Tensor, bits: int) -> Tensor:
+    """Signals as a file of so many bits would hold them, float64."""
+    return (signals.double() * 2 ** (bits - 1)).round() / 2 ** (bits - 1)
 
 
 def published_entries(protocol: str, targets: Sequence[str], about: Mapping) -> tuple[list[Entry], list[str]]:

@@ -28,6 +28,7 @@ STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # of a MUSDB18 file, 
 SUBSETS = ("train", "valid", "test")
 MIXTURE = "mixture"
 _SUFFIX = ".stem.mp4"
+_LOSSY = (".mp4", ".m4a", ".aac", ".mp3", ".ogg", ".opus", ".wma")
 
 
 class TrackError(ValueError):
@@ -75,6 +76,11 @@ class Track:
     def stems(self) -> tuple[str, ...]:
         """The names of its stems, without the mixture."""
         return tuple(name for name in self.files or STREAMS if name != MIXTURE)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the references were compressed with loss: what they have above the codec's cut is rounding noise."""
+        return any(path.suffix.lower() in _LOSSY for path in self.files.values() or [self.path])
 
     @cached_property
     def audio(self) -> Audio:

@@ -24,6 +24,7 @@ from mss.metrics.scores import METRICS, PEASS, WHOLE, Results, write_text
 
 __all__ = [
     "EXPLANATION",
+    "LOSSY",
     "Board",
     "Entry",
     "Statistic",
@@ -40,6 +41,12 @@ __all__ = [
     "track_rows",
     "write_summary",
 ]
+
+
+LOSSY = (
+    "the references were decoded from a lossy codec and not rounded to 16 bits as the campaigns had them: SIR and SAR "
+    "are pulled down by rounding noise above the codec's cut, the SDR is not; evaluate with bits=16"
+)
 
 
 @dataclass(frozen=True)
@@ -171,6 +178,8 @@ def _warnings(group: Sequence[Results]) -> list[str]:
     settings = {one.system: json.dumps(one.about.get("scoring")) for one in group}
     if len(set(settings.values())) > 1:
         warnings.append(f"scored differently: {'; '.join(f'{name} {how}' for name, how in settings.items())}")
+    if any(one.about.get("scoring", {}).get("lossy") for one in group):
+        warnings.append(LOSSY)
     return warnings
 
 
