@@ -48,7 +48,12 @@ def page(boards: Sequence[Board], remarks: Sequence[str] = ()) -> str:
 def _section(board: Board) -> str:
     parts = [f"<section><h2>{html.escape(title(board))}</h2>"]
     parts += [f'<p class="warning">Warning: {html.escape(warning)}.</p>' for warning in board.warnings]
-    parts.append(_table(*short_table(board)))
+    head, rows = short_table(board)
+    cells = [[html.escape(cell) for cell in row] for row in rows]
+    for line, row in zip(board.entries, cells, strict=True):
+        if line.frames:  # scored here, not elsewhere
+            row[0] = f"<b>{row[0]}</b>"
+    parts.append(_html_table(head, cells))
     parts.append(f"<h3>SDR of each track</h3>{_legend(board)}<div class='plots'>")
     parts += [_box_plots(board, target) for target in board.targets]
     parts.append("</div><h3>All measures</h3>")
