@@ -16,6 +16,7 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 _HOMES = {
+    "CQT": "mss.transforms",
     "STFT": "mss.transforms",
     "Separator": "mss.separator",
     "SpectralSeparator": "mss.separator",
@@ -23,6 +24,7 @@ _HOMES = {
     "Chunked": "mss.wrappers",
     "Ensemble": "mss.wrappers",
     "Shifted": "mss.wrappers",
+    "Refined": "mss.wrappers",
     "Resampled": "mss.adapters",
     "Select": "mss.adapters",
     "StereoPairs": "mss.adapters",
@@ -42,6 +44,7 @@ _MODULES = (
     "metrics",
     "nets",
     "oracle",
+    "phase",
     "separator",
     "transforms",
     "wrappers",

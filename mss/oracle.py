@@ -23,7 +23,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mss.filters import _inverse, binary_mask, ratio_mask, softmask
+from mss.filters import binary_mask, hermitian_inverse, ratio_mask, softmask
 from mss.separator import SpectralSeparator
 from mss.transforms import STFT
 
@@ -130,10 +130,10 @@ def _wiener(Y: Tensor, X: Tensor) -> Tensor:
     R = torch.einsum("bncfk,bndfk->bnfcd", U, U.conj())  # (b, n, f, c, c)
     trace = R.diagonal(dim1=-2, dim2=-1).sum(-1).real[..., None, None]
     R = torch.where(trace > 0, c * R / _or_one(trace), identity) + FLOOR * identity
-    v = torch.einsum("bncfk,bnfcd,bndfk->bnfk", Y.conj(), _inverse(R), Y).real / c
+    v = torch.einsum("bncfk,bnfcd,bndfk->bnfk", Y.conj(), hermitian_inverse(R), Y).real / c
     v = ratio_mask(v)  # only their shares count, and shares can neither overflow nor vanish
     C = torch.einsum("bnfk,bnfcd->bfkcd", v.to(R.dtype), R)
-    whitened = torch.einsum("bfkcd,bdfk->bcfk", _inverse(C), X)
+    whitened = torch.einsum("bfkcd,bdfk->bcfk", hermitian_inverse(C), X)
     return (torch.einsum("bnfcd,bdfk->bncfk", R, whitened) * v.unsqueeze(2)).to(single)
 
 

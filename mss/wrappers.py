@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice, tee
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mss.separator import Separator, context_of, grid_of
+from mss.transforms import STFT
 
-__all__ = ["Cascade", "Chunked", "Ensemble", "Shifted", "WithResidual", "Wrapper", "aligned", "stream"]
+if TYPE_CHECKING:
+    from mss.transforms import CQT
+
+__all__ = ["Cascade", "Chunked", "Ensemble", "Refined", "Shifted", "WithResidual", "Wrapper", "aligned", "stream"]
 
 
 def stream(separator: Separator, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -325,6 +330,49 @@ class Cascade(nn.Module):
     def _insert(self, stems: Tensor, parts: Tensor) -> Tensor:
         index = self._index
         return torch.cat([stems[:, :index], parts, stems[:, index + 1 :]], 1)
+
+
+class Refined(nn.Module):
+    """Takes what a separator gives as models of the targets, and filters the mixture with them (Cano et al. 2019, Figure 4).
+
+    So a network that knows no positions is refined by a model of positions, or any first guess by multichannel NMF.
+
+    Args:
+        first: any separator; the magnitudes of its estimates are the V of the filter.
+        filter: (V (b, n, c, f, k), X (b, c, f, k) complex) -> (b, n, c, f, k) complex: `wiener`, `lgm`, `mnmf`.
+        transform: waveform <-> spectrum, in which the filter works.
+
+    Example:
+        >>> Refined(mss.load("hpss"), partial(mss.filters.wiener, iterations=2)).targets
+        ('harmonic', 'percussive')
+    """
+
+    context = None  # filters have statistics over the song
+
+    def __init__(
+        self,
+        first: Separator,
+        filter: Callable[[Tensor, Tensor], Tensor],
+        *,
+        transform: STFT | CQT = STFT(),  # noqa: B008  (frozen, so it can be shared)
+    ) -> None:
+        super().__init__()
+        self.first = first
+        self.filter = filter
+        self.transform = transform
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return self.first.targets
+
+    @property
+    def sample_rate(self) -> int:
+        return self.first.sample_rate
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """(b, c, t) -> (b, n, c, t)."""
+        V = self.transform(self.first(mixture)).abs()
+        return self.transform.inverse(self.filter(V, self.transform(mixture)), mixture.shape[-1])
 
 
 def aligned(*streams: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:

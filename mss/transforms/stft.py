@@ -1,4 +1,4 @@
-"""Waveform <-> time-frequency representation, whole or block by block.
+"""Waveform <-> short-time Fourier transform, whole or block by block.
 
 The only caller of `torch.stft`. The inverse is the least-squares one of Griffin & Lim (1984): overlap-add of the windowed
 frames, divided by the overlap-added squared window; so a masked spectrogram is projected optimally.
@@ -51,6 +51,11 @@ class STFT:
     def frames(self, length: int) -> int:
         """Number of frames of a waveform of `length` samples."""
         return 1 + length // self.hop
+
+    def multiplicity(self, like: Tensor) -> Tensor:
+        """(f, 1), dtype and device of `like`: how many bins of the two-sided spectrum each bin stands for, 1 or 2."""
+        bins = torch.arange(self.bins, device=like.device).unsqueeze(-1)
+        return 2 - ((bins == 0) | (2 * bins == self.n_fft)).to(like.dtype)
 
     def __call__(self, waveform: Tensor) -> Tensor:
         """Analyses (..., t) into (..., f, k) complex, k = 1 + t // hop; frame j is centred on sample j * hop."""
