@@ -48,7 +48,7 @@ def duet(
     max_delay: float = 0.0,
     power: float = 1.0,
 ) -> Tensor:
-    """Binary masks by level and delay between the channels (Yilmaz & Rickard 2004, eq. 27 with the likelihood of eq. 25).
+    """Binary masks by level and delay between the channels (Yilmaz & Rickard 2004).
 
     Args:
         X: (b, 2, f, k) complex; f bins from 0 to half the sampling rate.

@@ -70,7 +70,7 @@ def _start(P: Tensor, sources: int, components: int, seed: int) -> tuple[Tensor,
 def _update(W: Tensor, T: Tensor, V: Tensor, P: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One iteration on the demixing matrices W (b, f, n, c), the spectra and the activations, in blocks of frequency."""
     spectra, up, down = [], 0, 0
-    blocks = frequency_blocks(P.transpose(1, 2))
+    blocks = frequency_blocks(P.transpose(1, 2), 2**19)
     for part in blocks:
         energy = _energy(W[:, part], P[:, part], noise[:, part])
         inverse = 1 / _model(T[:, part], V)

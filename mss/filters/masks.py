@@ -43,9 +43,12 @@ def softmask(V: Tensor, X: Tensor, power: float = 1.0, *, empty: Literal["share"
 
 def binary_mask(V: Tensor, X: Tensor) -> Tensor:
     """Every bin goes whole to its strongest target, ties to the first. Sums to the mixture."""
-    winner = V.argmax(1, keepdim=True)  # (b, 1, c, f, k)
-    index = torch.arange(V.shape[1], device=V.device).view(1, -1, 1, 1, 1)
-    return torch.where(winner == index, X.unsqueeze(1), 0)
+    best, winner = V[:, 0], torch.zeros_like(V[:, 0], dtype=torch.int16)  # (b, c, f, k)
+    for j, v in enumerate(V.unbind(1)[1:], 1):  # an argmax over a strided axis takes ten times as long
+        winner = torch.where(v > best, j, winner)
+        best = torch.maximum(best, v)
+    index = torch.arange(V.shape[1], device=V.device).view(-1, 1, 1, 1)
+    return torch.where(winner.unsqueeze(1) == index, X.unsqueeze(1), 0)
 
 
 def as_is(Y: Tensor, X: Tensor) -> Tensor:
