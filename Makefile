@@ -22,8 +22,9 @@ lint: setup
 demo: setup
 	$(BIN)/python scripts/demo.py
 
+# one thread in each of a few processes: the signals of the tests are too short to share
 test: setup
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4
 
 bench: setup
 	$(BIN)/python scripts/bench_separate.py

@@ -12,8 +12,7 @@ from ssspy.bss.ilrma import GaussILRMA
 from ssspy.bss.iva import AuxGaussIVA, AuxLaplaceIVA
 
 import mss
-from mss.classical import ICA, auxiva, ilrma
-from mss.classical import _ops as ops
+from mss.classical import ICA, _demixing, auxiva, ilrma
 from mss.classical.auxiva import _cost as iva_cost
 from mss.classical.auxiva import _update as iva_update
 from mss.classical.ilrma import _cost as ilrma_cost
@@ -160,14 +159,14 @@ def test_projection_of_two_channels_is_where_row_by_row_ends(iterations, generat
     def cost(W):
         return torch.einsum("fjc,fjcd,fjd->f", W, U, W.conj()).real - 2 * torch.linalg.slogdet(W).logabsdet
 
-    closed = ops.iterative_projection(W, U)
+    closed = _demixing.iterative_projection(W, U)
     for _ in range(iterations):
         for j in range(2):  # the definition
             w = torch.linalg.inv(W @ U[:, j])[..., j]
             w = w / torch.einsum("fc,fcd,fd->f", w.conj(), U[:, j], w).real.sqrt()[:, None]
             W = torch.stack([w.conj() if i == j else W[:, i] for i in range(2)], 1)
         assert (cost(closed) <= cost(W) + 1e-9).all()
-    assert torch.allclose(ops.iterative_projection(closed, U).abs(), closed.abs())
+    assert torch.allclose(_demixing.iterative_projection(closed, U).abs(), closed.abs())
     if iterations == 20:
         assert torch.allclose(cost(closed), cost(W), atol=1e-3)
 
@@ -175,7 +174,7 @@ def test_projection_of_two_channels_is_where_row_by_row_ends(iterations, generat
 @pytest.mark.parametrize("channels", [2, 3])
 @pytest.mark.parametrize("model", ["laplace", "gauss"])
 def test_the_cost_of_auxiva_never_rises(spectrum, channels, model):
-    P, noise, Q = ops.whiten(spectrum[:, :channels], 1e-5)
+    P, noise, Q = _demixing.whiten(spectrum[:, :channels], 1e-5)
     W, costs = torch.linalg.inv(Q), []
     for _ in range(30):
         costs.append(iva_cost(W, P, noise, model).item())
@@ -186,7 +185,7 @@ def test_the_cost_of_auxiva_never_rises(spectrum, channels, model):
 
 @pytest.mark.parametrize("channels", [2, 3])
 def test_the_cost_of_ilrma_never_rises(spectrum, channels):
-    P, noise, _ = ops.whiten(spectrum[:, :channels], 1e-5)
+    P, noise, _ = _demixing.whiten(spectrum[:, :channels], 1e-5)
     W = torch.eye(channels, dtype=spectrum.dtype).expand(1, spectrum.shape[2], -1, -1)
     T, V = ilrma_start(P, channels, 4, 0)
     costs = []
@@ -205,7 +204,7 @@ def up_to_scale(W: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("model", ["laplace", "gauss"])
 def test_auxiva_of_three_channels_equals_pyroomacoustics(spectrum, model):
-    P, noise, Q = ops.whiten(spectrum, 1e-13)
+    P, noise, Q = _demixing.whiten(spectrum, 1e-13)
     W = torch.linalg.inv(Q)
     for _ in range(10):
         W = iva_update(W, P, noise, model)
@@ -222,7 +221,7 @@ def test_auxiva_of_three_channels_equals_pyroomacoustics(spectrum, model):
 def test_auxiva_of_two_channels_equals_ssspy(spectrum, model, reference, each):
     """Of which each iteration goes over the one pair twice, and with one of the models weighs the frames anew in between."""
     X = spectrum[:, :2]
-    P, noise, Q = ops.whiten(X, 1e-13)
+    P, noise, Q = _demixing.whiten(X, 1e-13)
     W = torch.linalg.inv(Q)
     for _ in range(10 * each):
         W = iva_update(W, P, noise, model)
@@ -235,7 +234,7 @@ def test_auxiva_of_two_channels_equals_ssspy(spectrum, model, reference, each):
 def test_ilrma_equals_ssspy(spectrum, channels, algorithm):
     """From the same spectra and activations, on the same whitened channels."""
     X = spectrum[:, :channels]
-    P, noise, Q = ops.whiten(X, 1e-13)
+    P, noise, Q = _demixing.whiten(X, 1e-13)
     Z = (Q @ X.transpose(1, 2)).transpose(1, 2)
     W = torch.eye(channels, dtype=X.dtype).expand_as(Q)
     start = T, V = ilrma_start(P, channels, 4, 0)

@@ -10,7 +10,7 @@ import torch
 from ssspy.bss.mnmf import FastGaussMNMF, GaussMNMF
 
 import mss
-from mss.classical import _ops, fastmnmf, lgm, mnmf
+from mss.classical import _covariances, fastmnmf, lgm, mnmf
 from mss.filters import softmask, wiener
 from mss.spec import build, spec
 from mss.wrappers import Refined
@@ -98,13 +98,13 @@ def test_packed_matrices_do_what_matrices_do(c, generator):
     A, B = (torch.randn(4, 7, c, c, generator=generator, dtype=torch.complex128) for _ in range(2))
     A, B = A @ A.mH, B @ B.mH
     x = torch.randn(4, c, 7, generator=generator, dtype=torch.complex128)
-    a = _ops.pack(A)
-    assert torch.allclose(_ops.unpack(a), A)
-    assert torch.allclose((a * _ops.pack(B)).sum(-1), (A @ B).diagonal(dim1=-2, dim2=-1).sum(-1).real)
-    assert torch.allclose(_ops.outer(x).mT, _ops.pack(x.mT.unsqueeze(-1) * x.mT.conj().unsqueeze(-2)))
-    assert torch.allclose(_ops.product(a.mT, x), (A @ x.mT.unsqueeze(-1)).squeeze(-1).mT)
-    inverse, logdet = _ops.inverse_and_logdet(a.mT)
-    assert torch.allclose(inverse.mT, _ops.pack(torch.linalg.inv(A)))
+    a = _covariances.pack(A)
+    assert torch.allclose(_covariances.unpack(a), A)
+    assert torch.allclose((a * _covariances.pack(B)).sum(-1), (A @ B).diagonal(dim1=-2, dim2=-1).sum(-1).real)
+    assert torch.allclose(_covariances.outer(x).mT, _covariances.pack(x.mT.unsqueeze(-1) * x.mT.conj().unsqueeze(-2)))
+    assert torch.allclose(_covariances.product(a.mT, x), (A @ x.mT.unsqueeze(-1)).squeeze(-1).mT)
+    inverse, logdet = _covariances.inverse_and_logdet(a.mT)
+    assert torch.allclose(inverse.mT, _covariances.pack(torch.linalg.inv(A)))
     assert torch.allclose(logdet, torch.linalg.slogdet(A).logabsdet)
     H = modules()[1].riccati(A, B)
     assert torch.allclose(H @ A @ H, B)
@@ -113,7 +113,7 @@ def test_packed_matrices_do_what_matrices_do(c, generator):
 
 def test_lgm_of_the_true_model_is_the_posterior_mean(model):
     v, R, x = model
-    ours = modules()[0].posterior_means(v, _ops.pack(R), x, 0.0)  # (b, f, n, c, k)
+    ours = modules()[0].posterior_means(v, _covariances.pack(R), x, 0.0)  # (b, f, n, c, k)
     for j in range(3):
         for k in (0, 17, 59):
             mixed = torch.einsum("fn,fncd->fcd", v[0, :, :, k].to(R), R[0])
@@ -140,32 +140,32 @@ def test_lgm_step_is_expectation_and_maximisation(model, generator):
     C = y @ y.mH + prior - W @ prior
     power = (torch.linalg.inv(R).unsqueeze(3) @ C).diagonal(dim1=-2, dim2=-1).sum(-1).real / 2
     covariance = (C / power[..., None, None]).mean(3)
-    new_v, new_R = modules()[0].em_step(v, _ops.pack(R), x, NOISE)
-    ours = new_v[..., None, None] * _ops.unpack(new_R).unsqueeze(3)  # their product, free of the scale
+    new_v, new_R = modules()[0].em_step(v, _covariances.pack(R), x, NOISE)
+    ours = new_v[..., None, None] * _covariances.unpack(new_R).unsqueeze(3)  # their product, free of the scale
     assert torch.allclose(ours, power[..., None, None] * covariance.unsqueeze(3), rtol=1e-9)
 
 
 def test_lgm_likelihood_never_falls_on_generated_data(model, generator):
     _, R, x = model
     v = torch.rand(1, 5, 3, 60, generator=generator, dtype=torch.float64)
-    assert all(b > a for a, b in pairwise(lgm_likelihoods(v, _ops.pack(R), x)))
+    assert all(b > a for a, b in pairwise(lgm_likelihoods(v, _covariances.pack(R), x)))
 
 
 def test_costs_never_rise_on_music(stems):
     _, X, V, _ = scene(stems, (20, 45, 70))
     X, V = X[:, :, 5:1500:32], V[..., 5:1500:32, :]
     _, M, F = modules()
-    scaled = _ops.double(X / _ops.level(X))
-    x, blocks = scaled.transpose(1, 2), _ops.frequency_blocks(X, 2**12)
-    likelihoods = lgm_likelihoods(*_ops.spatial_start(V, scaled, spread=0.1), x)
+    scaled = _covariances.double(X / _covariances.level(X))
+    x, blocks = scaled.transpose(1, 2), _covariances.frequency_blocks(X, 2**12)
+    likelihoods = lgm_likelihoods(*_covariances.spatial_start(V, scaled, spread=0.1), x)
     assert all(b > a for a, b in pairwise(likelihoods))
-    T, U, R = _ops.nmf_start(V, scaled, components=4, spread=0.1, seed=0)
+    T, U, R = _covariances.nmf_start(V, scaled, components=4, spread=0.1, seed=0)
     state, costs = (T, U, R), []
     for _ in range(15):
         costs.append(M.cost(*state, x, NOISE))
         state = M.update(*state, x, NOISE, blocks)
     assert all(b < a for a, b in pairwise(costs))
-    state, costs = (T, U, *reversed(F.joint_diagonaliser(_ops.unpack(R)))), []
+    state, costs = (T, U, *reversed(F.joint_diagonaliser(_covariances.unpack(R)))), []
     for _ in range(15):
         costs.append(F.cost(*state, x, NOISE))
         state = F.update(*state, x, NOISE, blocks)
@@ -191,7 +191,7 @@ def test_mnmf_costs_are_those_of_ssspy(c, generator):
         activation=U[0].numpy().copy(),
         spatial=R[0].transpose(0, 1).numpy().copy(),
     )
-    state, ours = (T / c, U, _ops.pack(c * R)), []
+    state, ours = (T / c, U, _covariances.pack(c * R)), []
     for _ in range(11):
         ours.append(float(modules()[1].cost(*state, x, 1e-14)) / x.shape[-1])
         state = modules()[1].update(*state, x, 1e-14, [slice(0, 4), slice(4, 6)])

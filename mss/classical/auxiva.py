@@ -15,7 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mss.classical._ops import back_project, iterative_projection, outer, require_determined, unpack, whiten
+from mss.classical._covariances import outer, unpack
+from mss.classical._demixing import back_project, iterative_projection, require_determined, whiten
 
 __all__ = ["auxiva"]
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mss.classical._ops import (
+from mss.classical._positions import (
     awarded,
     azimuth_histogram,
     channel_products,

@@ -17,10 +17,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mss.classical._ops import (
+from mss.classical._covariances import (
     double,
     frequency_blocks,
-    iterative_projection,
     level,
     nmf_start,
     outer,
@@ -28,6 +27,7 @@ from mss.classical._ops import (
     squared,
     unpack,
 )
+from mss.classical._demixing import iterative_projection
 
 __all__ = ["cost", "fastmnmf", "update"]
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mss.classical._ops import BLOCK, require_determined, sort_by_direction
+from mss.classical._demixing import require_determined, sort_by_direction
+from mss.classical._ops import BLOCK
 
 __all__ = ["ICA"]
 

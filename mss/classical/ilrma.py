@@ -10,15 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mss.classical._ops import (
-    back_project,
-    frequency_blocks,
-    iterative_projection,
-    outer,
-    require_determined,
-    unpack,
-    whiten,
-)
+from mss.classical._covariances import frequency_blocks, outer, unpack
+from mss.classical._demixing import back_project, iterative_projection, require_determined, whiten
 
 __all__ = ["ilrma"]
 

@@ -10,7 +10,7 @@ With S the inverse covariance of the mixture x, y = S x and B = y y^H - S, the t
     v_j' = v_j (1 + v_j tr(B R_j) / c),    R_j' = R_j mean_k(v_j / v_j') + R_j mean_k(B v_j^2 / v_j') R_j:
 
 no R_j is inverted, so a source panned to a point (R_j of rank one) does no harm. Hermitian matrices are kept as real
-vectors (`_ops.pack`), which makes all sums over sources and frames real matrix products.
+vectors (`_covariances.pack`), which makes all sums over sources and frames real matrix products.
 
 Inside this module: x (b, f, c, k) complex, v (b, f, n, k) powers, R (b, f, n, c^2) packed covariances of trace c.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mss.classical._ops import (
+from mss.classical._covariances import (
     double,
     frequency_blocks,
     inverse_and_logdet,

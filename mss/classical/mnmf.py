@@ -9,7 +9,8 @@ mixture), so the cost never rises:
 
 A = S x x^H S, P = sum_k (T U) S, Q = sum_k (T U) A, and # the geometric mean, the solution of R' P R' = R Q R.
 
-Inside this module: x (b, f, c, k) complex, T (b, f, n, a), U (b, n, a, k), R (b, f, n, c^2) packed (`_ops.pack`) of trace c.
+Inside this module: x (b, f, c, k) complex, T (b, f, n, a), U (b, n, a, k), R (b, f, n, c^2), packed
+(`_covariances.pack`), of trace c.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mss.classical._ops import (
+from mss.classical._covariances import (
     double,
     frequency_blocks,
     inverse_and_logdet,

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mss.classical._ops import (
+from mss.classical._positions import (
     azimuth_histogram,
     channel_products,
     find_azimuths,

@@ -13,7 +13,7 @@ Stereo, without gradients, is worth a way of its own (`_stereo`), in the precisi
 - C^-1 X is the same for all targets: one Cholesky step, C = (a b; b* d), whose Schur complement is det C / a.
 - All this happens along the principal axes of the bin (a rotation of the two channels), so that what tells close
   sources apart is a small number and not the small difference of two large ones.
-- At the start Y_jc = e_jc X_c / |X_c| with real e, so powers and covariances need no spectra of the targets.
+- At the start Y_jc = M_jc X_c with real M, so powers and covariances need no spectra of the targets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -80,17 +79,17 @@ def wiener(
     eps = torch.finfo(torch.float64).eps if eps is None else eps
     parts = [slice(f, f + block) for f in range(0, X.shape[2], block)]
     if _tracked(V) or _tracked(X):
-        scale = _scale(X)
+        scale = _scale(torch.view_as_real(X).square().sum(-1).amax((1, 2, 3)))
         return torch.cat([_plain(V[..., f, :], X[..., f, :], scale, iterations, eps, **options) for f in parts], 3)
-    scale = _scale(X, parts)
-    run = _stereo if X.shape[1] == 2 and X.device.type != "mps" else _plain  # mps has no double precision
-    Y = _empty((len(V), V.shape[1] + residual, *X.shape[1:]), X)
+    Y = X.new_empty((len(V), V.shape[1] + residual, *X.shape[1:]))
+    if X.shape[1] == 2 and X.device.type != "mps":  # which has no double precision
+        _stereo(V, X, Y, iterations, eps, parts, **options)
+        return Y
+    scale = _scale(torch.stack([X[..., f, :].abs().square().amax((1, 2, 3)) for f in parts]).amax(0))
 
     def work(parts: Sequence[slice]) -> None:
-        scratch = _Scratch(V)
         for f in parts:
-            out = Y[..., f, :]
-            run(V[..., f, :], X[..., f, :], scale, iterations, eps, **options, out=out, scratch=scratch)
+            Y[..., f, :] = _plain(V[..., f, :], X[..., f, :], scale, iterations, eps, **options)
 
     _in_threads(work, parts, X.device)
     return Y
@@ -116,18 +115,8 @@ def _first(V: Tensor, X: Tensor, start: str, power: float, residual: bool) -> Te
     return torch.cat([Y, X.unsqueeze(1) - Y.sum(1, keepdim=True)], 1) if residual else Y
 
 
-def _plain(
-    V: Tensor,
-    X: Tensor,
-    scale: Tensor,
-    iterations: int,
-    eps: float,
-    *,
-    out: Tensor | None = None,
-    scratch: Any = None,
-    **options: Any,
-) -> Tensor:
-    """The iterations on some bins, as the equations have them; `scale` (b, 1, 1, 1), Y goes to `out` where given.
+def _plain(V: Tensor, X: Tensor, scale: Tensor, iterations: int, eps: float, **options: Any) -> Tensor:
+    """The iterations on some bins, as the equations have them, on X over `scale` (b, 1, 1, 1).
 
     In double precision where the device has it: the covariances of panned sources are all but singular, and with a
     condition number of 1e5 single precision leaves two digits.
@@ -142,8 +131,7 @@ def _plain(
         C = torch.einsum("bnfk,bnfcd->bfkcd", v.to(wide), R) + eps**0.5 * identity
         whitened = _solve(C, x.movedim(1, -1).unsqueeze(-1)).squeeze(-1)  # (b, f, k, c)
         Y = torch.einsum("bnfcd,bfkd->bncfk", R, whitened) * v.unsqueeze(2)
-    Y = (Y * scale.unsqueeze(1)).to(X.dtype)
-    return Y if out is None else out.copy_(Y)
+    return (Y * scale.unsqueeze(1)).to(X.dtype)
 
 
 def _solve(C: Tensor, x: Tensor) -> Tensor:
@@ -157,138 +145,132 @@ def _solve(C: Tensor, x: Tensor) -> Tensor:
 
 
 def _stereo(
-    V: Tensor,
-    X: Tensor,
-    scale: Tensor,
-    iterations: int,
-    eps: float,
-    *,
-    out: Tensor,
-    scratch: _Scratch,
-    **options: Any,
+    V: Tensor, X: Tensor, Y: Tensor, iterations: int, eps: float, parts: Sequence[slice], **options: Any
 ) -> None:
-    """The iterations on some bins of two channels; `scale` (b, 1, 1, 1), Y goes to `out`.
+    """All iterations on two channels; the targets go to Y.
 
-    Planes are (b, f, ..., k). A vector x has four, the real and imaginary parts of channel 1 and of channel 2; so a
-    complex 2 x 2 matrix is a real 4 x 4 one here.
+    Planes are (f, b, ..., k): a complex vector of two channels has four, the real and imaginary parts of the first and
+    of the second, and a complex 2 x 2 matrix is a real 4 x 4 one. Of all bins only v is kept, twice the powers, and that
+    in memory that is wanted for Y anyway.
     """
-    b, _, f, k = X.shape
-    x = _planes(X, scale, scratch)  # (b, f, 2, 2, k)
-    e, u = _amplitudes(V, x, scale, scratch, **options)  # (b, f, n, 2, k), (b, f, 2, k)
-    n = e.shape[2]
-    v, S = _start_statistics(e, u, scratch)  # (b, f, n, k), (b, f, n, 2, 2)
-    U = _axes(S.sum(2))  # (b, f, 2, 2)
-    S = U.mH.unsqueeze(2) @ S @ U.unsqueeze(2)
-    x = torch.bmm(_real(U.mH, v), x.view(b * f, 4, k), out=scratch("rotated", b * f, 4, k))
+    b, n, _, f, k = Y.shape
+    v = torch.view_as_real(Y[:, :, 0]).flatten(-2)[..., :k].permute(2, 0, 1, 3)  # (f, b, n, k), where Y is to be
+    power, cross = V.new_empty((2, f, b, n, 2))  # the matrices sum_k Y Y^H: their diagonals, and their upper corners
+    peak = V.new_empty((len(parts), b))
+
+    def begin(indices: Sequence[int]) -> None:
+        scratch = _Scratch(V)
+        for i in indices:
+            bins = parts[i]
+            x = _planes(X[..., bins, :], scratch)  # (f, b, 2, 2, k)
+            (re1, re2), (im1, im2) = (plane.unbind(2) for plane in x.unbind(3))
+            energy = torch.mul(x[..., 0, :], x[..., 0, :], out=scratch("energy", *x.shape[:3], k))
+            energy.addcmul_(x[..., 1, :], x[..., 1, :])
+            torch.amax(energy, (0, 2, 3), out=peak[i])
+            corner = scratch("corner", len(x), b, 1, 2, k)
+            torch.mul(re1, re2, out=corner[:, :, 0, 0]).addcmul_(im1, im2)
+            torch.mul(im1, re2, out=corner[:, :, 0, 1]).addcmul_(re1, im2, value=-1)
+            M = _start(V[..., bins, :], energy, scratch, **options)  # (f, b, n, 2, k)
+            product = torch.mul(*M.unbind(3), out=scratch("product", len(x), b, n, 1, k)[..., 0, :])
+            M.square_().mul_(energy.unsqueeze(2))
+            torch.add(*M.unbind(3), out=v[bins])
+            torch.sum(M, -1, out=power[bins])
+            torch.sum(torch.mul(product.unsqueeze(3), corner, out=M), -1, out=cross[bins])
+
+    def step(bins_of_thread: Sequence[slice]) -> None:
+        scratch = _Scratch(V)
+        for bins in bins_of_thread:
+            x = _planes(X[..., bins, :], scratch).view(-1, 4, k)
+            x = torch.bmm(turn[bins].flatten(0, 1), x, out=scratch("turned", *x.shape))
+            u = torch.mul(v[bins], level, out=scratch("v", len(v[bins]), b, n, k)).view(-1, n, k)
+            w = _whiten(x, u, rows[bins].flatten(0, 1), eps, scratch)
+            y = torch.bmm(gains[bins].flatten(0, 1), w, out=scratch("y", len(x), 4 * n, k)).view(-1, b, n, 4, k)
+            y.mul_(u.view(-1, b, n, 1, k))
+            if left:
+                _statistics(y, v[bins], power[bins], cross[bins], scratch)
+            else:
+                y = y.view(-1, b, n, 2, 2, k)
+                torch.complex(y[..., 0, :], y[..., 1, :], out=Y[..., bins, :].permute(3, 0, 1, 2, 4))
+
+    _in_threads(begin, range(len(parts)), X.device)
+    scale = _scale(peak.amax(0)).double()
+    level = (0.5 / scale.square()).to(V.dtype).view(-1, 1, 1)  # of v: the mean over channels, at a peak of `PEAK`
+    S = _hermitian(power, cross)
+    U = _axes(S.sum(2))  # (f, b, 2, 2)
+    turn, axes = _real(U.mH, V), U.unsqueeze(2)
+    S = axes.mH @ S @ axes
     for left in reversed(range(iterations)):
-        trace = S.diagonal(dim1=-2, dim2=-1).real.sum(-1)
-        R = S / (eps + trace / 2)[..., None, None]
-        whitened = _whiten(x, v, R, eps, scratch)  # (b f, 4, k)
-        if left == 0:
-            R = (U * scale).unsqueeze(2) @ R  # back to the channels and to the level
-        y = torch.bmm(_real(R.flatten(2, 3), v), whitened, out=scratch("y", b * f, 4 * n, k))
-        y = y.view(b, f, n, 4, k).mul_(v.unsqueeze(3))
-        if left:
-            v, S = _statistics(y, scratch)
-    y = y.unflatten(3, (2, 2)).permute(0, 2, 3, 1, 4, 5)  # (b, n, c, f, 2, k)
-    torch.complex(y[..., 0, :], y[..., 1, :], out=out)
+        R = S / (eps * scale.square().view(-1, 1, 1, 1) + _trace(S)[..., None, None] / 2)
+        rows, gains = _forms(R, V), _real((R if left else axes @ R).flatten(2, 3), V)
+        _in_threads(step, parts, X.device)
+        S = _hermitian(power, cross)
 
 
-def _planes(X: Tensor, scale: Tensor | None, scratch: _Scratch) -> Tensor:
-    """X (b, c, f, k) complex, over `scale`, as (b, f, c, 2, k)."""
+def _planes(X: Tensor, scratch: _Scratch) -> Tensor:
+    """X (b, c, f, k) complex as (f, b, c, 2, k)."""
     b, c, f, k = X.shape
-    x = scratch("planes", b, f, c, 2, k).copy_(torch.view_as_real(X).permute(0, 2, 1, 4, 3))
-    return x if scale is None else x.div_(scale.unsqueeze(1))
+    return scratch("planes", f, b, c, 2, k).copy_(torch.view_as_real(X).permute(2, 0, 1, 4, 3))
 
 
-def _amplitudes(
-    V: Tensor, x: Tensor, scale: Tensor, scratch: _Scratch, start: str, power: float, residual: bool
-) -> tuple[Tensor, Tensor]:
-    """e (b, f, n, 2, k), with which Y_jc = e_jc x_c / |x_c|, and x_1 x_2* / |x_1 x_2| as (b, f, 2, k)."""
-    b, n, c, f, k = V.shape
-    tiny = torch.finfo(V.dtype).tiny
-    re, im = x.unbind(3)
-    amplitude = torch.mul(re, re, out=scratch("amplitude", b, f, c, k)).addcmul_(im, im).sqrt_()
-    e = scratch("e", b, f, n + residual, c, k)
-    own = e[:, :, :n]
+def _start(V: Tensor, energy: Tensor, scratch: _Scratch, start: str, power: float, residual: bool) -> Tensor:
+    """Real M (f, b, n, 2, k) with which the first Y is M X, for V (b, n, 2, f, k) and |X|^2 (f, b, 2, k)."""
+    limits = torch.finfo(V.dtype)
+    n, shape = V.shape[1], energy.shape
+    out = scratch("M", *shape[:2], n + residual, *shape[2:])
+    M = out[:, :, :n]
     if start == "softmask":
-        V = (V if power == 1 else ratio_mask(V, power)).permute(0, 3, 1, 2, 4)
-        total = torch.sum(V, 2, out=scratch("total", b, f, c, k))
-        empty = torch.eq(total, 0, out=scratch("empty", b, f, c, k))  # 1 or 0: there the targets share
-        share = torch.mul(amplitude, empty, out=scratch("share", b, f, c, k)).div_(n)
-        gain = torch.div(amplitude, total.add_(empty), out=total)
-        torch.addcmul(share.unsqueeze(2), V, gain.unsqueeze(2), out=own)
+        V = (V if power == 1 else ratio_mask(V, power)).permute(3, 0, 1, 2, 4)
+        nothing = limits.tiny * 1e8  # is added to every V: it matters where all are 0, and they share
+        gain = torch.sum(V, 2, out=scratch("gain", *shape)).add_(n * nothing).reciprocal_()
+        share = torch.mul(gain, nothing, out=scratch("share", *shape))
+        torch.addcmul(share.unsqueeze(2), V, gain.unsqueeze(2), out=M)
     else:
-        sounding = torch.gt(amplitude, 0, out=scratch("empty", b, f, c, k)).div_(scale)
-        torch.mul(V.permute(0, 3, 1, 2, 4), sounding.unsqueeze(2), out=own)
+        gain = energy.sqrt().reciprocal_().unsqueeze(2)
+        torch.mul(V.permute(3, 0, 1, 2, 4), gain.masked_fill_(gain == torch.inf, 0), out=M)
+        M.clamp_max_(limits.max**0.4)  # so that its square is finite
     if residual:
-        torch.sub(amplitude, own.sum(2), out=e[:, :, n])
-    (re1, re2), (im1, im2) = re.unbind(2), im.unbind(2)
-    u = scratch("u", b, f, 2, k)
-    torch.mul(re1, re2, out=u[:, :, 0]).addcmul_(im1, im2)
-    torch.mul(im1, re2, out=u[:, :, 1]).addcmul_(re1, im2, value=-1)
-    product = torch.mul(*amplitude.unbind(2), out=scratch("plane", b, f, k)).clamp_min_(tiny)
-    return e, u.div_(product.unsqueeze(2))
+        torch.sub(1, M.sum(2), out=out[:, :, n])
+    return out
 
 
-def _start_statistics(e: Tensor, u: Tensor, scratch: _Scratch) -> tuple[Tensor, Tensor]:
-    """v (b, f, n, k) and sum_k Y Y^H (b, f, n, 2, 2) of what `_amplitudes` gives, whose e is overwritten."""
-    b, f, n, _, k = e.shape
-    product = torch.mul(*e.unbind(3), out=scratch("product", b, f, n, k))
-    e.square_()
-    power = e.sum(-1)
-    v = torch.add(*e.unbind(3), out=scratch("v", b, f, n, k)).div_(2)
-    cross = torch.mul(product.unsqueeze(3), u.unsqueeze(2), out=e).sum(-1)
-    return v, _hermitian(power, cross)
-
-
-def _statistics(y: Tensor, scratch: _Scratch) -> tuple[Tensor, Tensor]:
-    """v (b, f, n, k) and sum_k Y Y^H (b, f, n, 2, 2) of planes y (b, f, n, 4, k)."""
-    b, f, n, _, k = y.shape
-    square = torch.mul(y, y, out=scratch("square", b, f, n, 4, k))
-    v = torch.sum(square, 3, out=scratch("v", b, f, n, k)).div_(2)
-    power = square.sum(-1).unflatten(-1, (2, 2)).sum(-1)
+def _statistics(y: Tensor, v: Tensor, power: Tensor, cross: Tensor, scratch: _Scratch) -> None:
+    """v (f, b, n, k) and sum_k Y Y^H, as diagonals and corners (f, b, n, 2), of planes y (f, b, n, 4, k)."""
+    square = torch.mul(y, y, out=scratch("square", *y.shape))
+    torch.sum(square, 3, out=v)
+    torch.sum(square.unflatten(3, (2, 2)), (-2, -1), out=power)
     re1, im1, re2, im2 = y.unbind(3)
-    plane = scratch("product", b, f, n, k)
-    real = torch.mul(re1, re2, out=plane).addcmul_(im1, im2).sum(-1)
-    imag = torch.mul(im1, re2, out=plane).addcmul_(re1, im2, value=-1).sum(-1)
-    return v, _hermitian(power, torch.stack([real, imag], -1))
+    plane = scratch("product", *v.shape)
+    torch.sum(torch.mul(re1, re2, out=plane).addcmul_(im1, im2), -1, out=cross[..., 0])
+    torch.sum(torch.mul(im1, re2, out=plane).addcmul_(re1, im2, value=-1), -1, out=cross[..., 1])
 
 
-def _whiten(x: Tensor, v: Tensor, R: Tensor, eps: float, scratch: _Scratch) -> Tensor:
-    """(sum_i v_i R_i + sqrt(eps) I)^-1 x for planes x (b f, 4, k), v (b, f, n, k) and R (b, f, n, 2, 2)."""
-    b, f, n, k = v.shape
-    vector = R.flatten(-2)  # (b, f, n, 4), with R Hermitian the products of two are tr R_i R_j
-    trace = (vector[..., 0] + vector[..., 3]).real
-    D = (trace.unsqueeze(-1) * trace.unsqueeze(-2) - (vector @ vector.mH).real) / 2
-    rows = torch.stack([vector[..., 0].real, vector[..., 1].real, vector[..., 1].imag, trace], 2)
-    rows = torch.cat([rows, D], 2).to(v.dtype)  # (b, f, 4 + n, n)
-    sums = torch.bmm(rows.flatten(0, 1), v.flatten(0, 1), out=scratch("sums", b * f, 4 + n, k)).view(b, f, 4 + n, k)
-    det = torch.sum(sums[:, :, 4:].mul_(v), 2, out=scratch("plane", b, f, k))
-    det.add_(sums[:, :, 3], alpha=eps**0.5).add_(eps)
-    a = sums[:, :, 0].add_(eps**0.5)
-    schur = torch.div(a, det, out=det).unsqueeze(2)  # the inverse of d - |b|^2 / a
-    a = a.reciprocal_().unsqueeze(2)
-    ratio = sums[:, :, 1:3].mul_(a)  # b / a
-    re, im = ratio[:, :, :1], ratio[:, :, 1]
-    x1, x2 = x.view(b, f, 2, 2, k).unbind(2)
-    w = scratch("whitened", b, f, 2, 2, k)
-    w1, w2 = w.unbind(2)
+def _whiten(x: Tensor, v: Tensor, rows: Tensor, eps: float, scratch: _Scratch) -> Tensor:
+    """(sum_i v_i R_i + sqrt(eps) I)^-1 x for planes x (f b, 4, k), v (f b, n, k) and the `_forms` (f b, 4 + n, n) of R."""
+    sums = torch.bmm(rows, v, out=scratch("sums", len(v), rows.shape[1], v.shape[2]))
+    det = torch.sum(sums[:, 4:].mul_(v), 1, keepdim=True, out=scratch("det", len(v), 1, v.shape[2]))
+    det.add_(sums[:, 3:4], alpha=eps**0.5).add_(eps)
+    a = sums[:, :1].add_(eps**0.5)
+    schur = torch.div(a, det, out=det)  # the inverse of d - |b|^2 / a
+    a.reciprocal_()
+    ratio = sums[:, 1:3].mul_(a)  # b / a
+    re, im = ratio[:, :1], ratio[:, 1]
+    w = scratch("whitened", *x.shape)
+    x1, x2, w1, w2 = x[:, :2], x[:, 2:], w[:, :2], w[:, 2:]
     torch.addcmul(x2, re, x1, value=-1, out=w2)  # w2 = (x2 - (b / a)* x1) / schur
-    w2[:, :, 0].addcmul_(im, x1[:, :, 1], value=-1)
-    w2[:, :, 1].addcmul_(im, x1[:, :, 0])
+    w2[:, 0].addcmul_(im, x1[:, 1], value=-1)
+    w2[:, 1].addcmul_(im, x1[:, 0])
     w2.mul_(schur)
     torch.mul(x1, a, out=w1).addcmul_(re, w2, value=-1)  # w1 = x1 / a - (b / a) w2
-    w1[:, :, 0].addcmul_(im, w2[:, :, 1])
-    w1[:, :, 1].addcmul_(im, w2[:, :, 0], value=-1)
-    return w.view(b * f, 4, k)
+    w1[:, 0].addcmul_(im, w2[:, 1])
+    w1[:, 1].addcmul_(im, w2[:, 0], value=-1)
+    return w
 
 
-# ---------------------------------------------------------------------------- 2 x 2 matrices of the bins
+# ------------------------------------------------------------- 2 x 2 matrices of all bins, double precision
 
 
 def _hermitian(power: Tensor, cross: Tensor) -> Tensor:
-    """Matrices (..., 2, 2) complex128 from their diagonals (..., 2) and upper corners (..., 2), real and imaginary.
+    """Matrices (..., 2, 2) from their diagonals (..., 2) and upper corners (..., 2), real and imaginary.
 
     The diagonals get a ridge at rounding level, for the sums may have made a singular matrix indefinite.
     """
@@ -298,8 +280,12 @@ def _hermitian(power: Tensor, cross: Tensor) -> Tensor:
     return torch.stack([power[..., 0], corner, corner.conj(), power[..., 1]], -1).unflatten(-1, (2, 2))
 
 
+def _trace(S: Tensor) -> Tensor:
+    return S.diagonal(dim1=-2, dim2=-1).real.sum(-1)
+
+
 def _axes(S: Tensor) -> Tensor:
-    """Unitary (..., 2, 2) whose columns are the principal axes of Hermitian S, and never NaN where S is not."""
+    """Unitary (..., 2, 2) whose columns are the principal axes of Hermitian S."""
     difference, corner = (S[..., 0, 0] - S[..., 1, 1]).real, S[..., 0, 1]
     angle = torch.atan2(2 * corner.abs(), difference) / 2
     phase = torch.where(corner == 0, 1, torch.sgn(corner))
@@ -307,31 +293,27 @@ def _axes(S: Tensor) -> Tensor:
     return torch.stack([cos, -sin, sin.conj(), cos], -1).unflatten(-1, (2, 2))
 
 
+def _forms(R: Tensor, like: Tensor) -> Tensor:
+    """What `_whiten` multiplies by v: a, Re b, Im b and trace of all R (f, b, n, 2, 2), and D; (f, b, 4 + n, n)."""
+    trace, vector = _trace(R), R.flatten(-2)  # with Hermitian R the products of the vectors are tr R_i R_j
+    D = (trace.unsqueeze(-1) * trace.unsqueeze(-2) - (vector @ vector.mH).real) / 2
+    rows = torch.stack([vector[..., 0].real, vector[..., 1].real, vector[..., 1].imag, trace], 2)
+    return torch.cat([rows, D], 2).to(like.dtype)
+
+
 def _real(M: Tensor, like: Tensor) -> Tensor:
-    """Complex matrices (b, f, p, q) as real ones (b f, 2 p, 2 q) of the kind of `like`, which act on planes."""
-    columns = torch.view_as_real(torch.stack([M, 1j * M], -1))  # (b, f, p, q, 2, 2), the last axis that of the rows
-    return columns.movedim(-1, 3).flatten(4, 5).flatten(2, 3).flatten(0, 1).to(like.dtype)
+    """Complex matrices (f, b, p, q) as real ones (f, b, 2 p, 2 q) of the kind of `like`, which act on planes."""
+    columns = torch.view_as_real(torch.stack([M, 1j * M], -1))  # (f, b, p, q, 2, 2), the last axis that of the rows
+    return columns.movedim(-1, 3).flatten(4, 5).flatten(2, 3).to(like.dtype)
 
 
 # ------------------------------------------------------------------------------ level, memory, threads
 
 
-def _scale(X: Tensor, parts: Sequence[slice] | None = None) -> Tensor:
-    """What X (b, c, f, k) is divided by to have a peak of `PEAK`, (b, 1, 1, 1); 1 in silence."""
-    if parts is None:
-        power = torch.view_as_real(X).square().sum(-1).amax((1, 2, 3))
-    else:
-        power = X.real.new_empty((len(parts), len(X)))
-
-        def work(rows: Sequence[int]) -> None:
-            scratch = _Scratch(X.real)
-            for i in rows:
-                x = _planes(X[..., parts[i], :], None, scratch).square_()
-                torch.amax(x[..., 0, :].add_(x[..., 1, :]), (1, 2, 3), out=power[i])
-
-        _in_threads(work, range(len(parts)), X.device)
-        power = power.amax(0)
-    return torch.where(power > 0, torch.where(power > 0, power, 1).sqrt() / PEAK, 1).view(-1, 1, 1, 1)
+def _scale(power: Tensor) -> Tensor:
+    """What a mixture with a peak of |X|^2 of `power` (b,) is divided by to have a peak of `PEAK`: (b, 1, 1, 1)."""
+    sounding = power > 0
+    return torch.where(sounding, torch.where(sounding, power, 1).sqrt() / PEAK, 1).view(-1, 1, 1, 1)
 
 
 def _tracked(x: Tensor) -> bool:
@@ -350,13 +332,6 @@ class _Scratch:
         if name not in self.memory or self.memory[name].numel() < size:
             self.memory[name] = self.like.new_empty(size)
         return self.memory[name][:size].view(shape)
-
-
-def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Memory for the result; NumPy's, for it asks for huge pages, which are cleared ten times as fast."""
-    if like.device.type != "cpu":
-        return like.new_empty(shape)
-    return torch.from_numpy(np.empty(shape, np.complex64 if like.dtype == torch.complex64 else np.complex128))
 
 
 def _in_threads(work: Callable[[Sequence], None], items: Sequence, device: torch.device) -> None:
