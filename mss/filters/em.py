@@ -71,6 +71,8 @@ def wiener(
     """
     if start not in ("softmask", "mixture_phase"):
         raise ValueError(f'start: expected "softmask" or "mixture_phase", got {start!r}')
+    if eps is not None and not eps > 0:
+        raise ValueError(f"eps: without a positive one silent bins have no inverse, got {eps!r}")
     V = V.expand(-1, -1, X.shape[1], -1, -1).to(X.real.dtype)
     X = X.resolve_conj()
     options = {"start": start, "power": power, "residual": residual}
