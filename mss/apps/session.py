@@ -84,7 +84,9 @@ class Session:
             problem = str(error) if job.source.name in str(error) else f"{job.source}: {error}"
         except (MemoryError, OSError, RuntimeError, ValueError) as error:  # of this file alone, so the others go on
             log.debug("separating %s", job.source, exc_info=True)
-            problem = f"{job.source}: {type(error).__name__}: {error}"
+            # a ValueError is a refusal in a sentence; of others the kind is half of what they say
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            problem = f"{job.source}: {kind}{error}"
             if _out_of_memory(error):
                 problem = f"{job.source}: not enough memory; use --segment 60, or less, or --device cpu"
         finally:
