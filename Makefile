@@ -29,3 +29,4 @@ test: setup
 bench: setup
 	$(BIN)/python scripts/bench_separate.py
 	$(BIN)/python scripts/bench_metrics.py
+	$(BIN)/python scripts/bench_filters.py

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,16 @@ def excerpt(excerpt_path) -> dict[str, torch.Tensor]:
 def mixture(excerpt) -> torch.Tensor:
     """Two seconds of it, (1, 2, t)."""
     return excerpt["mixture"][None, :, 44100 : 3 * 44100]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """The command line sets up logging for its process, which here has tests to come that read warnings."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture

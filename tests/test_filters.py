@@ -83,6 +83,26 @@ def test_wiener_is_the_same_at_any_level_and_leaves_its_arguments_alone(spectra)
         assert torch.allclose(wiener(V * scale, X * scale, 2) / scale, Y, atol=1e-4 * Y.abs().max())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"power": 2.0}, {"start": "mixture_phase"}, {"start": "mixture_phase", "residual": True}, {"iterations": 3}],
+    ids=str,
+)
+def test_compiled_wiener_equals_the_differentiable_one(spectra, dtype, options):
+    """Stereo without gradients is code of its own; frames are no multiple of its tiles."""
+    X, V, _, _ = spectra
+    X, V = X[:, :, :40].repeat(2, 1, 1, 7)[..., :300], V[:, :, :, :40].repeat(2, 1, 1, 1, 7)[..., :300].to(dtype)
+    X = X.to(torch.complex64 if dtype is torch.float32 else torch.complex128)
+    X[1], V[1], X[0, :, 3], V[0, :, :, 5] = X[1] * 3, V[1] * 0.7, 0, 0
+    ours, theirs = wiener(V, X, **options), wiener(V.clone().requires_grad_(), X, **options)
+    assert (ours - theirs).abs().max() < (3e-6 if dtype is torch.float32 else 1e-9) * theirs.abs().max()
+    mono = V.mean(2, keepdim=True)  # one model for both channels, in memory of any order
+    theirs = wiener(mono.expand_as(V), X, **options)
+    assert torch.equal(wiener(mono, X, **options), theirs)
+    assert torch.equal(wiener(mono.mT.contiguous().mT, X.mT.contiguous().mT, **options), theirs)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_wiener_for_any_number_of_channels_batched(channels, generator):
     X = torch.randn(2, channels, 33, 20, dtype=torch.complex128, generator=generator)

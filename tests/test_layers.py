@@ -9,6 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mss"
 LAYERS = [  # the lowest first; a module may import from its own layer and those below
+    ("cpu",),
     ("audio", "files", "transforms", "filters", "metrics", "phase"),
     ("spec", "data"),
     ("separator",),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from mss.metrics import bss_eval, is_silent, sd_sdr, si_sar, si_sdr, si_sir, snr, usdr
+from mss.metrics import _compiled, _energies, _filters, bss_eval, is_silent, sd_sdr, si_sar, si_sdr, si_sir, snr, usdr
 from tests.conftest import ROOT
 
 MEASURES = ("sdr", "isr", "sir", "sar")
@@ -507,3 +507,24 @@ def test_is_silent():
     x[0, 1] = 0
     x[1, 2, 1] = -x[1, 2, 0]
     assert is_silent(x).nonzero().tolist() == [[0, 1], [1, 2]]
+
+
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize("variant", ["images", "sources"])
+def test_compiled_sums_equal_those_of_other_devices(generator, variant, every):
+    """On a CPU both sums over bins are code of their own; bins are no multiple of its tiles."""
+    n, c, m, f = 3, 2, 5, 300
+    X = torch.randn(2 * n * c, m, f, dtype=torch.complex128, generator=generator)
+    P = torch.randn(n, c, n * c, f, dtype=torch.complex128, generator=generator)
+    Pj = torch.randn(n, n if every else 1, c, c, f, dtype=torch.complex128, generator=generator)
+    ours = _compiled.frame_energies(X.numpy(), P.numpy(), Pj.numpy(), variant == "images")
+    theirs = _energies._filtered(X, *_energies._project(X[: n * c], (P, Pj)), variant, every)
+    assert torch.allclose(torch.from_numpy(ours), theirs, rtol=1e-12)
+
+    R = torch.zeros(2, n * c, 2 * n * c, f, dtype=torch.complex128)
+    _compiled.add_products(X[: n * c].numpy(), X.numpy(), R[0].numpy(), False)
+    _filters._add_products(torch.device("meta"))(X[: n * c], X, R[1], False)
+    assert torch.allclose(*R, rtol=1e-12)
+    upper = torch.zeros_like(R[0])
+    _compiled.add_products(X[: n * c].numpy(), X.numpy(), upper.numpy(), True)
+    assert torch.allclose(upper[:, : n * c], R[0][:, : n * c].permute(2, 0, 1).triu().permute(1, 2, 0), rtol=1e-12)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 __all__ = ["WORKSPACE", "block_size", "cut", "fft_size", "framed", "power_of_two", "shared"]
 
-WORKSPACE = 1 << 19  # real samples per chunk and thread: 4 MiB of float64, whatever the length of the track
+WORKSPACE = 1 << 20  # real samples per chunk and thread: 4 MiB of float64, whatever the length of the track
 BLOCK = 1 << 13  # FFT points of the blockwise passes: long against the filters, short against the cache
 
 
@@ -30,24 +30,23 @@ def shared(work: Callable[[Sequence], tuple[Tensor, ...]], items: Sequence, devi
     return tuple(sum(results[1:], results[0]) for results in zip(*parts, strict=True))
 
 
-def cut(s: Tensor, y: Tensor, start: int, stop: int, bounds: tuple[int, int]) -> Tensor:
-    """Samples start..stop of s and y (..., t), zero outside the bounds: (signals, stop-start) float64."""
+def cut(s: Tensor, y: Tensor, start: int, bounds: tuple[int, int], out: Tensor) -> None:
+    """Writes the samples of s and y (..., t) from start on, zero outside the bounds, to out (signals, size)."""
+    stop = start + out.shape[-1]
     lo, hi = max(start, bounds[0]), min(stop, bounds[1])
     s, y = s[..., lo:hi].flatten(0, -2), y[..., lo:hi].flatten(0, -2)
-    out = s.new_zeros((len(s) + len(y), stop - start), dtype=torch.float64)
+    out[:, : lo - start] = 0
     out[: len(s), lo - start : hi - start] = s
     out[len(s) :, lo - start : hi - start] = y
-    return out
+    out[:, hi - start :] = 0
 
 
-def framed(s: Tensor, y: Tensor, window: int, hop: int, frames: slice, n_fft: int) -> Tensor:
-    """Frames of s and y (n, c, t), zero-padded to n_fft samples: (2·n·c, m, n_fft) float64."""
-    s, y = (x.flatten(0, 1).unfold(-1, window, hop)[:, frames] for x in (s, y))
-    out = s.new_empty((2 * len(s), s.shape[1], n_fft), dtype=torch.float64)
+def framed(s: Tensor, y: Tensor, window: int, hop: int, start: int, out: Tensor) -> None:
+    """Writes frames of s and y (n, c, t), from the start-th on, to out (2·n·c, m, time >= window)."""
+    stop = start + out.shape[1]
+    s, y = (x.flatten(0, 1).unfold(-1, window, hop)[:, start:stop] for x in (s, y))
     out[: len(s), :, :window] = s
     out[len(s) :, :, :window] = y
-    out[..., window:] = 0
-    return out
 
 
 def block_size(length: int) -> int:
@@ -60,11 +59,11 @@ def power_of_two(n: int) -> int:
 
 
 def fft_size(n: int) -> int:
-    """The smallest even number >= n without prime factors above 5."""
+    """The smallest even number >= n without prime factors above 7."""
     while True:
         n += n % 2
         rest = n
-        for prime in (2, 3, 5):
+        for prime in (2, 3, 5, 7):
             while rest % prime == 0:
                 rest //= prime
         if rest == 1:

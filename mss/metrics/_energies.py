@@ -14,7 +14,6 @@ from mss.metrics._blocks import WORKSPACE, block_size, cut, fft_size, framed, sh
 
 __all__ = ["energies"]
 
-BINS = 3 << 11  # of a spectrum at a time: fewer bins stay in the cache, but more operations take their overhead
 LONG_FRAME = 1 << 17  # samples; above, a whole-frame FFT of all signals would fill the memory
 
 
@@ -29,19 +28,25 @@ def energies(s: Tensor, y: Tensor, C: Tensor, Cj: Tensor, window: int, hop: int,
 
     def whole_frames(chunks: Sequence[tuple[int, int]]) -> tuple[Tensor]:
         E = torch.zeros((7, n, n if every else 1, frames), dtype=torch.float64, device=s.device)
+        memory = s.new_zeros((2 * n * c, m, n_fft), dtype=torch.float64)  # once, for new memory is cleared page by page
+        spectra = memory.new_empty((*memory.shape[:2], n_fft // 2 + 1), dtype=torch.complex128)
         for k, _ in chunks:
-            stop = min(k + m, frames)
-            x = framed(s, y, window, hop, slice(k, stop), n_fft)  # (2·n·c, m, time)
-            E[:2, ..., k:stop] = _plain(x[..., :window], n, every)
-            E[2:, ..., k:stop] = _parseval(torch.fft.rfft(x), H, n_fft, n, variant, every)
+            size = min(m, frames - k)
+            x, X = memory[:, :size], spectra[:, :size]  # (2·n·c, m, time or bins)
+            framed(s, y, window, hop, k, x)
+            torch.fft.rfft(x, out=X)
+            E[:2, ..., k : k + size] = _plain(x[..., :window], n, every)
+            E[2:, ..., k : k + size] = _parseval(X, H, n_fft, n, variant, every)
         return (E,)
 
     def segments(chunks: Sequence[tuple[int, int]]) -> tuple[Tensor]:
         E = torch.zeros((7, n, n if every else 1, frames), dtype=torch.float64, device=s.device)
+        memory = s.new_empty((2 * n * c, m * step + length - 1), dtype=torch.float64)
         for k, start in chunks:
             # each segment begins length-1 samples before the last one ended: there the cyclic convolution wraps around
-            x = cut(s, y, start - length + 1, start + m * step, (k * hop, k * hop + window)).unfold(-1, n_fft, step)
-            spectra = _project(torch.fft.rfft(x[: n * c]), H, slice(None))
+            cut(s, y, start - length + 1, (k * hop, k * hop + window), memory)
+            x = memory.unfold(-1, n_fft, step)
+            spectra = _project(torch.fft.rfft(x[: n * c]), H)
             P, Pj = (torch.fft.irfft(Y, n=n_fft)[..., length - 1 :] for Y in spectra)
             x = x[..., length - 1 :]
             E[:2, ..., k] += _plain(x, n, every).sum(-1)
@@ -68,11 +73,11 @@ def _responses(C: Tensor, Cj: Tensor, n_fft: int) -> tuple[Tensor, Tensor]:
     return P.contiguous(), torch.fft.rfft(Cj, n=n_fft, dim=3).permute(0, 1, 4, 2, 3).contiguous()
 
 
-def _project(S: Tensor, H: tuple[Tensor, Tensor], bins: slice) -> tuple[Tensor, Tensor]:
+def _project(S: Tensor, H: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """P y (n, c, m, f) and P_j y (n, e, c, m, f) from spectra S (n·c, m, f) of the references."""
     # a running sum over the few input channels: a matrix product would need the bins first in memory, and moving them
     # there costs more than the product
-    HP, HPj = H[0][..., None, bins], H[1][..., None, bins]  # an axis for m
+    HP, HPj = H[0].unsqueeze(-2), H[1].unsqueeze(-2)  # an axis for m
     P = HP[:, :, 0] * S[0]
     for i in range(1, len(S)):
         P.addcmul_(HP[:, :, i], S[i])
@@ -84,14 +89,15 @@ def _project(S: Tensor, H: tuple[Tensor, Tensor], bins: slice) -> tuple[Tensor, 
 
 
 def _parseval(X: Tensor, H: tuple[Tensor, Tensor], n_fft: int, n: int, variant: str, every: bool) -> Tensor:
-    """`_filtered` energies (5, n, e, m) from the spectra X (2·n·c, m, f) of whole frames, some bins at a time."""
+    """`_filtered` energies (5, n, e, m) from the spectra X (2·n·c, m, f) of whole frames."""
     X[..., [0, -1]] *= math.sqrt(0.5)  # in half a spectrum all bins count twice, but not these (n_fft is even)
-    total: Tensor | float = 0.0
-    for f in range(0, X.shape[-1], BINS):
-        bins = slice(f, f + BINS)
-        x = X[..., bins]
-        total = total + _filtered(x, *_project(x[: len(x) // 2], H, bins), variant, every)
-    return total * (2 / n_fft)
+    if X.device.type == "cpu":
+        from mss.metrics._compiled import frame_energies  # compiled code is loaded where it is wanted
+
+        E = torch.from_numpy(frame_energies(X.numpy(), H[0].numpy(), H[1].numpy(), variant == "images"))
+    else:
+        E = _filtered(X, *_project(X[: len(X) // 2], H), variant, every)
+    return E * (2 / n_fft)
 
 
 def _filtered(x: Tensor, P: Tensor, Pj: Tensor, variant: str, every: bool) -> Tensor:

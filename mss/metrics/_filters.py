@@ -4,7 +4,7 @@ Letters: R correlations, G Gram matrix, D right-hand side, C and Cj filters of P
 Axes: n reference, c channel, t sample, a and b signals (source and channel in one), f bin, m block in a chunk, p problem.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -86,29 +86,36 @@ def _correlations(s: Tensor, y: Tensor, length: int) -> Tensor:
     step = n_fft - length + 1
     lags = length - 1
     m = max(1, WORKSPACE // (n_fft * 2 * n * c))  # blocks at a time
+    add_products = _add_products(s.device)
 
     def spectra(starts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        within = s.new_zeros((n_fft // 2 + 1, n * c, 2 * n * c), dtype=torch.complex128)
-        across = s.new_zeros((n_join // 2 + 1, n * c, 2 * n * c), dtype=torch.complex128)
+        within = s.new_zeros((n * c, 2 * n * c, n_fft // 2 + 1), dtype=torch.complex128)
+        across = s.new_zeros((n * c, 2 * n * c, n_join // 2 + 1), dtype=torch.complex128)
         padded = s.new_zeros((2 * n * c, m, n_fft), dtype=torch.float64)
+        X = padded.new_empty((2 * n * c, m, n_fft // 2 + 1), dtype=torch.complex128)
+        x = padded.new_empty((2 * n * c, m * step + lags))
         for start in starts:
-            x = cut(s, y, start, start + m * step + lags, (0, t))
+            cut(s, y, start, (0, t), x)
             padded[..., :step] = x[:, : m * step].unflatten(-1, (m, step))
-            X = _bins_first(torch.fft.rfft(padded))  # (f, b, m)
-            # bins lead, so that one batched product (f, a, m) @ (f, m, b) serves all pairs; the conjugate of what is
-            # wanted, for BLAS conjugates a transposed factor for nothing, but another only by a copy
-            within.baddbmm_(X[:, : n * c], X.mH)
+            torch.fft.rfft(padded, out=X)
+            add_products(X[: n * c], X, within, True)
             if lags:
                 ends, beginnings = padded[: n * c, :, step - lags : step], x[:, step:].unfold(-1, lags, step)
-                X = _bins_first(torch.fft.rfft(beginnings, n=n_join))
-                across.baddbmm_(_bins_first(torch.fft.rfft(ends, n=n_join)), X.mH)
+                add_products(torch.fft.rfft(ends, n=n_join), torch.fft.rfft(beginnings, n=n_join), across, False)
         return within, across
 
     within, across = shared(spectra, range(0, t, m * step), s.device)
-    R = torch.fft.irfft(within.permute(1, 2, 0).conj(), n=n_fft)[..., :length]
-    return R + torch.fft.irfft(across.permute(1, 2, 0).conj(), n=n_join).roll(lags, -1)[..., :length]
+    a, b = torch.tril_indices(n * c, n * c, -1, device=s.device)
+    within[a, b] = within[b, a].conj()
+    R = torch.fft.irfft(within, n=n_fft)[..., :length]
+    return R + torch.fft.irfft(across, n=n_join).roll(lags, -1)[..., :length]
 
 
-def _bins_first(X: Tensor) -> Tensor:
-    """(signals, m, f) -> (f, signals, m) in memory, as batched products over bins want it."""
-    return X.permute(2, 0, 1).contiguous()
+def _add_products(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, bool], None]:
+    """What adds the sum over m of conj(X) (a, m, f) times Y (b, m, f) to R (a, b, f); `upper`: it may leave out a > b."""
+    if device.type == "cpu":
+        from mss.metrics import _compiled  # compiled code is loaded where it is wanted
+
+        return lambda X, Y, R, upper: _compiled.add_products(X.numpy(), Y.numpy(), R.numpy(), upper)
+    # bins lead, so that one batched product (f, a, m) @ (f, m, b) serves all pairs
+    return lambda X, Y, R, upper: R.add_((X.permute(2, 0, 1).conj() @ Y.permute(2, 1, 0)).permute(1, 2, 0))

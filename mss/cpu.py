@@ -1,0 +1,50 @@
+"""What CPUs want: loops compiled where tensor operations would cross main memory many times, threads, large pages.
+
+Numba is imported with the first compiled module, and those are imported where they are called: a command that needs none
+of it does not wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["empty", "in_threads", "jit"]
+
+# NaN stays NaN; sums may be taken in any order, without which no sum becomes vector instructions
+OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+
+
+def jit(function: Callable) -> Callable:
+    """The function, compiled when first called and then kept on disk, beside the package or in the user's cache."""
+    import numba
+
+    try:
+        return numba.njit(cache=True, **OPTIONS)(function)
+    except RuntimeError:  # no place for the cache can be written to
+        return numba.njit(**OPTIONS)(function)
+
+
+def in_threads(work: Callable[[int, int], Any], size: int, *, pieces: int = 4) -> list:
+    """The results of work(first, last) on parts of range(size), in as many threads as torch has, several parts for each."""
+    threads = torch.get_num_threads()
+    step = max(1, -(-size // (threads * pieces)))
+    parts = [(first, min(first + step, size)) for first in range(0, size, step)]
+    if threads == 1:
+        return [work(*part) for part in parts]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda part: work(*part), parts))
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for a tensor of many megabytes; on a CPU in pages of 2 MB, of which 512 times fewer are cleared one by one."""
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.from_numpy(
+        np.empty(shape, torch.empty(0, dtype=dtype).numpy().dtype)
+    )  # NumPy asks the system for them
