@@ -24,7 +24,7 @@ from mss.classical import (
     projet_positions,
 )
 from mss.classical.adress import adress_nulls
-from mss.classical.projet import _start, fit, magnitudes
+from mss.classical.projet import _squares, _start, fit, gains, magnitudes
 from mss.filters import softmask
 from mss.metrics import si_sdr
 
@@ -150,6 +150,10 @@ def test_delays_and_levels_of_melodies(melodies):
     assert got.min() > 9.5
     same = duet(X, angles=angles[0].tolist(), delays=delays[0].tolist())
     assert (same != V).float().mean() < 1e-4
+    Y = projet(X, max_delay=1.5)
+    assert (Y.sum(1) - X).abs().max() < 1e-4 * X.abs().max()
+    projected = scores(images, transform.inverse(Y, mixture.shape[-1])[0])
+    assert projected.min() > 10.5
 
 
 @pytest.mark.parametrize("phi", [0, 15, 45, 70, 90])
@@ -185,26 +189,29 @@ def test_the_null_in_closed_form_is_that_of_a_search(stems):
     assert (depth[0] - (plane.amax(0) - least) >= -1e-9 * loud.max()).all()
 
 
-def test_projections_fit_ever_better_and_conserve_the_mixture(stems):
+@pytest.mark.parametrize("max_delay", [0.0, 1.5])
+@pytest.mark.parametrize("beta", [1.0, 0.5, 2.0])
+def test_projections_fit_ever_better_and_conserve_the_mixture(stems, beta, max_delay):
     images = panned(stems[..., : 2 * RATE].double(), (15, 45, 75))
-    X = STFT(images.sum(0))[None]
-    for beta in (1.0, 0.5, 2.0):
-        planes, B, K, P, Q = _start(X, 3, None, 10, 31)
-        V, costs = magnitudes(planes, B), []
-        for _ in range(6):
-            P, Q = fit(planes, B, K, P, Q, 1, beta)
-            sigma = (Q @ K).mT @ P
-            if beta == 1:
-                assert float(sigma.sum()) == pytest.approx(
-                    float(V.sum()), rel=1e-9
-                )  # as after every update of this kind
-                costs.append(float((torch.special.xlogy(V, V / sigma) - V + sigma).sum()))
-            else:
-                terms = V**beta + (beta - 1) * sigma**beta - beta * V * sigma ** (beta - 1)
-                costs.append(float(terms.sum() / (beta * (beta - 1))))
-        assert all(after <= before * (1 + 1e-12) for before, after in pairwise(costs))
-        assert costs[-1] < 0.99 * costs[0]
-    Y = projet(X, iterations=5)
+    X = STFT(images.sum(0))[None, ..., :20]
+    model, costs = _start(X, 3, max_delay=max_delay), []
+    x = X[0] / torch.view_as_real(X).abs().max()
+    x = x.flatten(-2).unflatten(-1, (len(model.B), -1))  # (2, g, s)
+    V = torch.einsum("gcm,cgs->gms", model.B.to(x.dtype), x).abs()  # from the definition
+    assert torch.allclose(magnitudes(model.planes, _squares(model.B))[0], V, atol=1e-7)
+    for _ in range(6):
+        P, Q = fit(model, 1, beta)
+        model = model._replace(P=P, Q=Q)
+        sigma = (gains(Q, model.K).mT @ P)[0]
+        if beta == 1:
+            assert float(sigma.sum()) == pytest.approx(float(V.sum()), rel=1e-9)  # as after every update of this kind
+            costs.append(float((torch.special.xlogy(V, V / sigma) - V + sigma).sum()))
+        else:
+            terms = V**beta + (beta - 1) * sigma**beta - beta * V * sigma ** (beta - 1)
+            costs.append(float(terms.sum() / (beta * (beta - 1))))
+    assert all(after <= before * (1 + 1e-12) for before, after in pairwise(costs))
+    assert costs[-1] < 0.99 * costs[0]
+    Y = projet(X, iterations=5, max_delay=max_delay)
     assert (Y.sum(1) - X).abs().max() < 1e-9 * X.abs().max()
 
 

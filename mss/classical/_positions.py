@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "angular_frequencies",
     "awarded",
     "azimuth_histogram",
     "channel_products",
     "find_azimuths",
     "find_peaks",
+    "find_positions",
     "given_angles",
+    "given_positions",
     "highest",
     "histogram",
     "in_phase",
@@ -22,6 +25,9 @@ __all__ = [
     "smooth",
     "spread",
 ]
+
+ANGLES = 91  # of a histogram of angles and delays: one degree
+DELAYS = 61
 
 
 def require_stereo(X: Tensor, method: str) -> None:
@@ -164,6 +170,15 @@ def given_angles(angles: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(list(angles), dtype=like.dtype, device=like.device).expand(like.shape[0], -1)
 
 
+def given_positions(angles: Sequence[float], delays: Sequence[float] | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Checks angles, degrees, and a delay of the second channel for each, samples: (b, n) both."""
+    azimuths = given_angles(angles, like)
+    if delays is not None and len(delays) != len(angles):
+        raise ValueError(f"expected one delay for each of {len(angles)} angles, got {len(delays)}")
+    lags = torch.tensor(list(delays or [0.0] * len(angles)), dtype=like.dtype, device=like.device)
+    return azimuths, lags.expand_as(azimuths)
+
+
 def highest(scores: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """The highest of several scores of the same shape, and which it is, the first where they are equal.
 
@@ -184,3 +199,39 @@ def awarded(winner: Tensor, n: int, X: Tensor) -> Tensor:
     index = torch.arange(n, dtype=winner.dtype, device=X.device).view(-1, 1, 1)
     own = winner.unsqueeze(1) == index  # (b, n, f, k)
     return torch.where(own.unsqueeze(2), X.abs().unsqueeze(1), 0)
+
+
+def find_positions(
+    products: Sequence[Tensor], sources: int, max_delay: float = 0.0, power: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Angles, degrees, and delays of the second channel, samples, (b, n) each from left to right: the peaks of a histogram.
+
+    Args:
+        products: what `channel_products` gives, f bins from 0 to half the sampling rate.
+        sources: how many.
+        max_delay: samples; 0: level alone.
+        power: of the magnitude, in the weights of the histogram.
+    """
+    E1, E2, real, imaginary = products
+    E = E1 + E2
+    if max_delay == 0:
+        weights = in_phase(E, real, imaginary)
+        weights = weights if power == 1 else weights * E.pow((power - 1) / 2)
+        h = azimuth_histogram(principal_angles(E1 - E2, 2 * real), weights, ANGLES, 1.0)
+        azimuths = find_azimuths(h, sources)
+        return azimuths, torch.zeros_like(azimuths)
+    omega, step = angular_frequencies(E), 2 * max_delay / (DELAYS - 1)
+    lags = torch.atan2(imaginary, real) / omega  # (b, f, k), samples; infinite at 0 Hz
+    heard = (lags.abs() <= max_delay + step / 2) & (omega * max_delay <= torch.pi) & (omega > 0)
+    i = (torch.atan2(E2.sqrt(), E1.sqrt()).rad2deg() * ((ANGLES - 1) / 90)).round().long()
+    j = ((lags.where(heard, 0) + max_delay) / step).round().long().clamp(0, DELAYS - 1)
+    h = histogram(i * DELAYS + j, E.pow(power / 2) * heard, ANGLES * DELAYS).unflatten(-1, (ANGLES, DELAYS))
+    h = smooth(smooth(h, 1.0).mT, 1.0).mT
+    i, j, found = find_peaks(h, sources, (5, 5))
+    azimuths, order = spread(i * (90 / (ANGLES - 1)), found).sort(-1)
+    return azimuths, (j * step - max_delay).where(found, 0).gather(-1, order)
+
+
+def angular_frequencies(like: Tensor) -> Tensor:
+    """Radians per sample of the f bins of (b, f, k): (f, 1)."""
+    return torch.linspace(0, torch.pi, like.shape[-2], dtype=like.dtype, device=like.device).unsqueeze(-1)

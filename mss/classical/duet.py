@@ -14,29 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from mss.classical._positions import (
+    angular_frequencies,
     awarded,
-    azimuth_histogram,
     channel_products,
-    find_azimuths,
-    find_peaks,
-    given_angles,
+    find_positions,
+    given_positions,
     highest,
-    histogram,
-    in_phase,
-    principal_angles,
     require_stereo,
-    smooth,
-    spread,
 )
 
 __all__ = ["duet", "duet_positions"]
-
-BINS = 91  # of angle: one degree
-DELAYS = 61  # of delay
 
 
 def duet(
@@ -68,12 +58,9 @@ def duet(
     if angles is None:
         if delays is not None:
             raise ValueError("delays belong to angles: give both, or neither to have them found")
-        azimuths, lags = _positions(products, sources, max_delay, power)
+        azimuths, lags = find_positions(products, sources, max_delay, power)
     else:
-        azimuths = given_angles(angles, E1)
-        if delays is not None and len(delays) != len(angles):
-            raise ValueError(f"expected one delay for each of {len(angles)} angles, got {len(delays)}")
-        lags = torch.tensor(list(delays or [0.0] * len(angles)), dtype=E1.dtype, device=E1.device).expand_as(azimuths)
+        azimuths, lags = given_positions(angles, delays, E1)
     difference = E1 - E2
 
     def score(azimuth: Tensor, lag: Tensor) -> Tensor:
@@ -81,7 +68,7 @@ def duet(
         azimuth = 2 * azimuth.deg2rad().view(-1, 1, 1)
         if delays is None and max_delay == 0:
             return azimuth.cos() * difference + (2 * azimuth.sin()) * real
-        phase = _frequencies(E1) * lag.view(-1, 1, 1)  # (b, f, 1)
+        phase = angular_frequencies(E1) * lag.view(-1, 1, 1)  # (b, f, 1)
         return azimuth.cos() * difference + (2 * azimuth.sin()) * (real * phase.cos() + imaginary * phase.sin())
 
     _, winner = highest(score(*position) for position in zip(azimuths.unbind(1), lags.unbind(1), strict=True))
@@ -91,30 +78,4 @@ def duet(
 def duet_positions(X: Tensor, *, sources: int = 3, max_delay: float = 0.0, power: float = 1.0) -> tuple[Tensor, Tensor]:
     """What `duet` finds: angles, degrees, and delays of the second channel, samples; (b, n) each, from left to right."""
     require_stereo(X, "duet")
-    return _positions(channel_products(X), sources, max_delay, power)
-
-
-def _positions(products: Sequence[Tensor], sources: int, max_delay: float, power: float) -> tuple[Tensor, Tensor]:
-    E1, E2, real, imaginary = products
-    E = E1 + E2
-    if max_delay == 0:
-        weights = in_phase(E, real, imaginary)
-        weights = weights if power == 1 else weights * E.pow((power - 1) / 2)
-        h = azimuth_histogram(principal_angles(E1 - E2, 2 * real), weights, BINS, 1.0)
-        azimuths = find_azimuths(h, sources)
-        return azimuths, torch.zeros_like(azimuths)
-    omega, step = _frequencies(E), 2 * max_delay / (DELAYS - 1)
-    lags = torch.atan2(imaginary, real) / omega  # (b, f, k), samples; infinite at 0 Hz
-    heard = (lags.abs() <= max_delay + step / 2) & (omega * max_delay <= torch.pi) & (omega > 0)
-    i = (torch.atan2(E2.sqrt(), E1.sqrt()).rad2deg() * ((BINS - 1) / 90)).round().long()
-    j = ((lags.where(heard, 0) + max_delay) / step).round().long().clamp(0, DELAYS - 1)
-    h = histogram(i * DELAYS + j, E.pow(power / 2) * heard, BINS * DELAYS).unflatten(-1, (BINS, DELAYS))
-    h = smooth(smooth(h, 1.0).mT, 1.0).mT
-    i, j, found = find_peaks(h, sources, (5, 5))
-    azimuths, order = spread(i * (90 / (BINS - 1)), found).sort(-1)
-    return azimuths, (j * step - max_delay).where(found, 0).gather(-1, order)
-
-
-def _frequencies(like: Tensor) -> Tensor:
-    """Radians per sample of the f bins of (b, f, k): (f, 1)."""
-    return torch.linspace(0, torch.pi, like.shape[-2], dtype=like.dtype, device=like.device).unsqueeze(-1)
+    return find_positions(channel_products(X), sources, max_delay, power)

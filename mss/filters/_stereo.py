@@ -32,7 +32,7 @@ def filter_bins(V, X, Y, first, last, scale, iterations, eps, softmask, residual
     targets = Y.shape[1]
     v = np.empty((targets, -(-k // TILE), TILE))
     x, w, y = np.empty((2, 2 * TILE)), np.empty((2, 2 * TILE)), np.empty((targets, 2, 2 * TILE))
-    C, gain, row = np.empty((4, TILE)), np.empty(TILE), np.empty(TILE)
+    C, gain, row = np.empty((4, TILE)), np.empty(TILE), np.empty((n, TILE))
     R, S = np.empty((targets, 4)), np.empty((targets, 4))
     for item in range(b):
         unit = 1 / scale[item]
@@ -47,13 +47,11 @@ def filter_bins(V, X, Y, first, last, scale, iterations, eps, softmask, residual
                     if iteration == 0:
                         for c in range(2):
                             _fill(n * NOTHING, gain)
-                            if softmask:
-                                for j in range(n):
-                                    _read_real(V[item, j, min(c, channels - 1), f], begin, row)
-                                    _accumulate(row, 1.0, gain)
                             for j in range(n):
-                                _read_real(V[item, j, min(c, channels - 1), f], begin, row)
-                                _start(row, gain, x[c], unit, softmask, y[j, c])
+                                _read_real(V[item, j, min(c, channels - 1), f], begin, row[j])
+                                _accumulate(row[j], 1.0, gain)
+                            for j in range(n):
+                                _start(row[j], gain, x[c], unit, softmask, y[j, c])
                             if residual:
                                 _fill(0.0, y[n, c])
                                 _accumulate(x[c], 1.0, y[n, c])
@@ -100,27 +98,30 @@ def peaks(X, first, last):
 
 @jit
 def _read(row, begin, gain, x):
-    size = min(TILE, len(row) - begin)
+    row = row[begin : begin + TILE]  # the loop counts from 0: an index that may be negative is no vector instruction
+    size = len(row)
     for t in range(size):
-        x[t] = row[begin + t].real * gain
-        x[TILE + t] = row[begin + t].imag * gain
+        x[t] = row[t].real * gain
+        x[TILE + t] = row[t].imag * gain
     for t in range(size, TILE):
         x[t] = x[TILE + t] = 0
 
 
 @jit
 def _read_real(row, begin, x):
-    size = min(TILE, len(row) - begin)
+    row = row[begin : begin + TILE]
+    size = len(row)
     for t in range(size):
-        x[t] = min(row[begin + t], LIMIT)
+        x[t] = LIMIT if row[t] > LIMIT else row[t]
     for t in range(size, TILE):
         x[t] = 0
 
 
 @jit
 def _write(x, begin, gain, row):
-    for t in range(min(TILE, len(row) - begin)):
-        row[begin + t] = complex(x[t] * gain, x[TILE + t] * gain)
+    row = row[begin : begin + TILE]
+    for t in range(len(row)):
+        row[t] = complex(x[t] * gain, x[TILE + t] * gain)
 
 
 @jit

@@ -35,9 +35,9 @@ def add_products(X, Y, R, upper):
                     _conjugate_multiply_add(x[a], y[b], total[a, b])
         for a in range(n):
             for b in range(a if upper else 0, len(Y)):
-                row = total[a, b]
-                for t in range(min(TILE, f - begin)):
-                    R[a, b, begin + t] += complex(row[t], row[TILE + t])
+                row, out = total[a, b], R[a, b, begin : begin + TILE]
+                for t in range(len(out)):
+                    out[t] += complex(row[t], row[TILE + t])
 
 
 @jit
@@ -85,10 +85,11 @@ def frame_energies(X, P, Pj, images):
 
 @jit
 def _read(row, begin, x):
-    size = min(TILE, len(row) - begin)
+    row = row[begin : begin + TILE]  # the loop counts from 0: an index that may be negative is no vector instruction
+    size = len(row)
     for t in range(size):
-        x[t] = row[begin + t].real
-        x[TILE + t] = row[begin + t].imag
+        x[t] = row[t].real
+        x[TILE + t] = row[t].imag
     for t in range(size, TILE):
         x[t] = 0
         x[TILE + t] = 0
