@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 DEFAULT_MODEL = "spleeter-2stems"
+SCORE_MODEL = "score_informed"
 LIMIT = 1e9  # of all numbers; in seconds thirty years
 
 
@@ -40,6 +41,12 @@ def parser() -> argparse.ArgumentParser:
         "--model",
         default=DEFAULT_MODEL,
         help="pretrained model, method, or checkpoint file (default %(default)s)",
+    )
+    add(
+        "--score",
+        type=Path,
+        metavar="MIDI",
+        help="separate the instruments of this score, and the rest of the recording",
     )
     add("-o", "--out", type=Path, default=Path("separated"), metavar="FOLDER", help="default %(default)s")
     add(
@@ -159,6 +166,15 @@ def check(args: argparse.Namespace) -> None:
     """Refuses what means nothing, before anything is loaded."""
     if not args.inputs or "" in args.inputs:
         raise UsageError("no input: name files, folders or patterns, e.g. python -m mss.separate song.mp3")
+    if args.score is not None:
+        if args.model not in (DEFAULT_MODEL, SCORE_MODEL):
+            raise UsageError(f"--score is a way to separate of its own: leave out --model {args.model}")
+        for option in ("start", "duration", "segment"):
+            if getattr(args, option):
+                raise UsageError(f"--score is warped to the whole recording: leave out --{option}")
+        args.model = SCORE_MODEL
+    elif args.model == SCORE_MODEL:
+        raise UsageError(f"--model {SCORE_MODEL} needs a score: --score song.mid")
     check_template(args.filename)
     if args.two_stems is not None and (args.targets is not None or args.residual is not None):
         raise UsageError("--two-stems says which stems are written: leave out --targets and --residual")
@@ -197,13 +213,15 @@ def encoding_of(args: argparse.Namespace) -> Encoding | None:
 def separator_of(args: argparse.Namespace) -> Separator:
     """The model asked for, used as asked for."""
     from mss import zoo
-    from mss.apps.separation import Recipe, compose
+    from mss.apps.separation import Recipe, by_score, compose
 
     wanted = args.two_stems if args.targets is None else args.targets
     names = None if wanted is None else tuple(name.strip() for name in wanted.split(","))
     recipe = Recipe(names, args.niter, args.segment, args.overlap, args.shifts)
     try:
-        separator = zoo.load(args.model)
+        separator = zoo.load(args.model) if args.score is None else by_score(args.score)
+    except (ImportError, OSError) as error:
+        raise UsageError(str(error)) from error
     except ValueError as error:  # an unknown name, a damaged checkpoint, weights that are not there
         raise UsageError(str(error)) from error
     return compose(separator, recipe)

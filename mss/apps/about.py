@@ -7,7 +7,6 @@ import platform
 from importlib.metadata import version
 
 import torch
-import yaml
 
 import mss
 from mss import zoo
@@ -22,9 +21,8 @@ def models(*, as_json: bool = False) -> str:
         for name, entry in zoo.PRETRAINED.items()
     ]
     for name, path in zoo.methods().items():
-        text = path.read_text(encoding="utf-8")
-        source = text.splitlines()[0].removeprefix("#").strip()
-        rows.append({"name": name, "stems": yaml.safe_load(text)["targets"], "licence": "MIT", "source": source})
+        source = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+        rows.append({"name": name, "stems": list(zoo.load(name).targets), "licence": "MIT", "source": source})
     if as_json:
         return json.dumps(rows, indent=2)
     table = [(row["name"], ", ".join(row["stems"]), row["licence"], row["source"]) for row in rows]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mss.adapters import Resampled, Select
 from mss.apps.jobs import Job
 from mss.audio import AudioError, AudioInfo, Encoding, Reader, Writer
+from mss.classical import instruments, read_score, score_informed
 from mss.cli import UsageError, background
 from mss.filters import softmask, wiener
 from mss.separator import Separator, SpectralSeparator
@@ -32,6 +33,7 @@ from mss.wrappers import Chunked, Shifted, WithResidual, stream
 __all__ = ["Recipe", "Report", "compose", "remove_stale", "separate_file"]
 
 BLOCK_SECONDS = 12.0  # read, and handed on, at a time
+REST = 10  # spectra of what a score does not name
 STAGING = ".mss"  # begins the names of the folders in which files grow
 
 
@@ -64,6 +66,19 @@ class Report:
     elapsed: float = 0.0
     gain: float = 1.0
     warnings: list[str] = field(default_factory=list)
+
+
+def by_score(path: Path) -> Separator:
+    """A separator of the instruments of a MIDI file, warped to each recording, and of the rest.
+
+    Raises:
+        ImportError, OSError, ValueError: the file cannot be read, or has no notes.
+    """
+    notes = read_score(path)
+    if not notes:
+        raise ValueError(f"{path} has no notes that have a pitch: nothing says what to separate")
+    names = [name.replace("/", " ") for name in instruments(notes)]
+    return SpectralSeparator(partial(score_informed, notes=notes, aligned=False, rest=REST), [*names, "rest"])
 
 
 def compose(separator: Separator, recipe: Recipe) -> Separator:
