@@ -6,7 +6,7 @@ import torch
 
 import mss
 from mss.classical import _ops, ft2d, hpss, kam, kernel_backfitting, repet, repet_adaptive, repet_sim
-from mss.classical.kam import cross, footprint, horizontal, periodic, vertical
+from mss.classical.kam import cross, footprint, horizontal, periodic, similar, vertical
 from mss.filters import softmask
 
 from .conftest import sdr
@@ -244,3 +244,15 @@ def test_methods_beat_the_mixture_on_real_music(name, excerpt):
     gains = [sdr(s, y) - sdr(s, excerpt["mixture"]) for s, y in ((excerpt["vocals"], vocals), (accompaniment, rest))]
     assert gains[0] > 5
     assert gains[1] > 0.4
+
+
+def test_the_kernel_of_similar_frames_is_the_median_over_its_own_kind(generator):
+    kinds = torch.rand(3, 20, generator=generator, dtype=torch.float64)
+    order = torch.randint(3, (40,), generator=generator)
+    V = kinds[order].T[None] * (1 + 0.01 * torch.rand(1, 20, 40, generator=generator, dtype=torch.float64))
+    same = order == order[7]
+    count = int(same.sum()) - 1 + int(same.sum()) % 2  # odd, so that the median is one of them
+    z = torch.rand(1, 20, 40, generator=generator, dtype=torch.float64)
+    frames = _ops.similar_frames(V, count=count, distance=0)[0, 7]
+    assert same[frames].all()
+    assert torch.equal(similar(V, count, 0)(z)[0, :, 7], z[0, :, frames].median(-1).values)

@@ -27,10 +27,11 @@ from mss.classical._ops import (
     median_filter,
     period_range,
     repeating_periods,
+    similar_frames,
 )
 from mss.filters import hermitian_inverse
 
-__all__ = ["cross", "footprint", "horizontal", "kam", "kernel_backfitting", "periodic", "vertical"]
+__all__ = ["cross", "footprint", "horizontal", "kam", "kernel_backfitting", "periodic", "similar", "vertical"]
 
 Kernel = Callable[[Tensor], Tensor]  # z (b, f, k) -> v (b, f, k)
 SHRINK = 1e-5  # is added to every covariance, of trace c: sources panned to a point have no inverse
@@ -119,6 +120,12 @@ def periodic(periods: Tensor, order: int) -> Kernel:
         return frames_median(z.unsqueeze(1), frames.where((frames >= 0) & (frames < k), -1)).squeeze(1)
 
     return kernel
+
+
+def similar(V: Tensor, count: int, distance: int) -> Kernel:
+    """What sounds alike, wherever it is: the `count` frames most like each by the spectra V (b, f, k), itself included."""
+    frames = similar_frames(V, count=count, distance=distance)
+    return lambda z: frames_median(z.unsqueeze(1), frames).squeeze(1)
 
 
 def kernel_backfitting(
