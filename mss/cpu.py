@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["empty", "in_threads", "jit"]
+__all__ = ["empty", "in_threads", "jit", "untracked"]
 
 # NaN stays NaN; sums may be taken in any order, without which no sum becomes vector instructions
 OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
@@ -28,6 +29,18 @@ def jit(function: Callable) -> Callable:
         return numba.njit(cache=True, **OPTIONS)(function)
     except RuntimeError:  # no place for the cache can be written to
         return numba.njit(**OPTIONS)(function)
+
+
+def untracked(*tensors: Tensor) -> bool:
+    """Whether compiled code may take these tensors' memory: on a CPU, of usual precision, and nothing to be differentiated."""
+    return all(
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)
+        and x.numel() > 0
+        and not (torch.is_grad_enabled() and x.requires_grad)
+        and forward_ad.unpack_dual(x).tangent is None
+        for x in tensors
+    )
 
 
 def in_threads(work: Callable[[int, int], Any], size: int, *, pieces: int = 4) -> list:

@@ -52,7 +52,7 @@ def bench(args: argparse.Namespace, folder: Path) -> str:
     import torch
 
     prepare(args.song, folder)
-    rounds = {tool: [] for tool in (*FILTERS, "touch", "mss-duet", "mss-projet")}
+    rounds = {tool: [] for tool in (*FILTERS, "mss-duet", "mss-projet")}
     if args.nussl_python:
         rounds |= {"nussl-duet": [], "nussl-projet": []}
     for turn in range(args.rounds):
@@ -83,7 +83,6 @@ def bench(args: argparse.Namespace, folder: Path) -> str:
             f"| {difference[tool]:.0e} |"
             for tool in ("norbert", "openunmix")
         ),
-        f"| touching inputs and output once | {seconds['touch']:.3f} | {seconds['touch'] / seconds['mss']:.2f} | | |",
         "",
         "Differences are the largest of all bins, over the largest of all magnitudes; Open-Unmix has the statistics of "
         "300 frames, the others those of the song.",
@@ -185,19 +184,7 @@ def use_openunmix(V: np.ndarray, X: np.ndarray):
     return work
 
 
-def touch(V: np.ndarray, X: np.ndarray):
-    import torch
-
-    v, x = torch.from_numpy(V), torch.view_as_real(torch.from_numpy(X))
-
-    def work() -> None:
-        v.sum(), x.sum()
-        torch.from_numpy(np.empty(2 * V.size, V.dtype)).zero_()
-
-    return work
-
-
-FILTER_TOOLS = {"mss": use_mss, "norbert": use_norbert, "openunmix": use_openunmix, "touch": touch}
+FILTER_TOOLS = {"mss": use_mss, "norbert": use_norbert, "openunmix": use_openunmix}
 
 
 def spectra_difference(folder: Path, tool: str) -> float:

@@ -1,5 +1,6 @@
 """Classical methods: each file one paper, each an estimator X (b, c, f, k) complex -> V (b, n, c, f, k) real >= 0."""
 
+from mss.classical._nmf import factorise
 from mss.classical.adress import adress, adress_positions, adress_resynthesis
 from mss.classical.auxiva import auxiva
 from mss.classical.common_fate import common_fate, common_fate_inverse, common_fate_transform
@@ -54,6 +55,7 @@ __all__ = [
     "drum_templates",
     "duet",
     "duet_positions",
+    "factorise",
     "fastmnmf",
     "find_azimuths",
     "ft2d",

@@ -21,7 +21,7 @@ NOISE = 1e-10  # of the mean of an item
 FLUSH = (
     1e-15  # of the largest entry of its component: below, an entry is 0, or it would fall until arithmetic gets slow
 )
-BLOCK = 2**20  # elements of V worked on at a time: a few megabytes
+BLOCK = 2**18  # elements of V worked on at a time: a few megabytes
 LEAST = 64  # bins at a time, whatever the number of frames, or products are not worth their call
 
 

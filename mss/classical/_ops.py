@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from mss.cpu import in_threads
+from mss.cpu import in_threads, untracked
 
 __all__ = [
     "BLOCK",
     "beat_spectrum",
-    "compiled",
     "footprint_median",
     "frames_median",
     "median_filter",
@@ -35,7 +33,7 @@ def median_filter(x: Tensor, size: int, dim: int) -> Tensor:
     """
     if size % 2 == 0:
         raise ValueError(f"a median filter needs an odd length, or it shifts by half a sample; got {size}")
-    if compiled(x):
+    if untracked(x):
         return _median_filter_cpu(x, size, dim)
     x = x.movedim(dim, -1)
     index = _mirrored(torch.arange(-(size // 2), x.shape[-1] + size // 2, device=x.device), x.shape[-1])
@@ -55,7 +53,7 @@ def frames_median(x: Tensor, frames: Tensor) -> Tensor:
         (b, c, f, q).
     """
     b, c, f, _ = x.shape
-    if compiled(x):
+    if untracked(x):
         from mss.classical import _medians_cpu  # compiled code is loaded where it is wanted
 
         rows = x.contiguous().flatten(1, 2)
@@ -91,7 +89,7 @@ def footprint_median(x: Tensor, footprint: Tensor) -> Tensor:
             f"a footprint needs an odd number of points, or its median is not one of them; got {len(offsets)}"
         )
     f, k = x.shape[-2:]
-    if compiled(x):
+    if untracked(x):
         from mss.classical import _medians_cpu
 
         planes = x.contiguous().flatten(0, -3) if x.ndim > 2 else x.contiguous().unsqueeze(0)
@@ -196,12 +194,6 @@ def _median_filter_cpu(x: Tensor, size: int, dim: int) -> Tensor:
     arrays = x.view(shape).numpy(), out.view(shape).numpy()
     in_threads(lambda first, last: function(*arrays, first, last, size), tiles)
     return out
-
-
-def compiled(x: Tensor) -> bool:
-    """Whether the compiled loops can do it: on a CPU, without derivatives."""
-    tracked = (x.requires_grad and torch.is_grad_enabled()) or forward_ad.unpack_dual(x).tangent is not None
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.numel() > 0 and not tracked
 
 
 def _mirrored(index: Tensor, n: int) -> Tensor:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mss.classical._ops import compiled, median_filter
-from mss.cpu import empty, in_threads
+from mss.classical._ops import median_filter
+from mss.cpu import empty, in_threads, untracked
 
 __all__ = ["hpss"]
 
@@ -31,7 +31,7 @@ def hpss(X: Tensor, *, kernel: int = 31, power: float = 2.0, margin: float = 1.0
         raise ValueError(f"margin must be at least 1 (1: two parts, above: a residual too), not {margin}")
     magnitude = X.abs()
     H, P = median_filter(magnitude, kernel, -1), median_filter(magnitude, kernel, -2)
-    if compiled(magnitude):
+    if untracked(magnitude):
         return _parts_cpu(magnitude, H, P, power, margin)
     harmonic, percussive = _share(H, margin * P, power), _share(P, margin * H, power)
     parts = [harmonic, percussive] if margin == 1 else [harmonic, percussive, 1 - harmonic - percussive]

@@ -12,9 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from mss.cpu import empty, in_threads
+from mss.cpu import empty, in_threads, untracked
 from mss.filters.masks import mixture_phase, ratio_mask, softmask
 
 __all__ = ["hermitian_inverse", "wiener"]
@@ -66,7 +65,7 @@ def wiener(
     eps = torch.finfo(torch.float64).eps if eps is None else eps
     if iterations == 0:
         return _first(V.to(X.real.dtype), X, **options)
-    if X.shape[1] == 2 and X.device.type == "cpu" and not (_tracked(V) or _tracked(X)):
+    if X.shape[1] == 2 and untracked(V, X):
         return _stereo(V, X, iterations, eps, **options)
     blocks = [slice(f, f + block) for f in range(0, X.shape[2], block)]
     peak = torch.stack([torch.view_as_real(X[..., f, :]).square().sum(-1).amax((1, 2, 3)) for f in blocks]).amax(0)
@@ -136,8 +135,3 @@ def _scale(power: Tensor) -> Tensor:
     """What a mixture with a peak of |X|^2 of `power` (b,) is divided by to have a peak of `PEAK`: (b, 1, 1, 1)."""
     sounding = power > 0
     return torch.where(sounding, torch.where(sounding, power, 1).sqrt() / PEAK, 1).view(-1, 1, 1, 1)
-
-
-def _tracked(x: Tensor) -> bool:
-    """Whether something is to be differentiated with respect to x, backwards or forwards."""
-    return (torch.is_grad_enabled() and x.requires_grad) or forward_ad.unpack_dual(x).tangent is not None

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mss.cpu import in_threads, untracked
+
 __all__ = ["STFT"]
 
 WINDOWS = {"hann": torch.hann_window, "hamming": torch.hamming_window}
@@ -64,15 +66,34 @@ class STFT:
 
     def inverse(self, X: Tensor, length: int) -> Tensor:
         """Synthesises (..., f, k) complex into (..., length): exactly the waveform where X is its STFT."""
-        half = self.n_fft // 2
         adder, envelope = _OverlapAdd(self.hop), _OverlapAdd(self.hop)
         window = self._window(X.real)
-        done = torch.cat([adder.add(self._synthesise(X, window)), adder.tail], -1)
         norm = torch.cat([envelope.add(window.square().expand(X.shape[-1], -1)), envelope.tail], -1)
-        done, norm = (
-            F.pad(y, (0, max(half + length - y.shape[-1], 0)))[..., half : half + length] for y in (done, norm)
-        )
-        return done / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        norm = self._cut(norm, length).clamp_min(torch.finfo(norm.dtype).tiny)
+        if length and untracked(X):
+            return self._inverse_on_cpu(X, window, 1 / norm)
+        done = torch.cat([adder.add(self._synthesise(X, window)), adder.tail], -1)
+        return self._cut(done, length) / norm
+
+    def _cut(self, y: Tensor, length: int) -> Tensor:
+        """What is heard of frames that were put together: `length` samples from the middle of the first frame on."""
+        half = self.n_fft // 2
+        return F.pad(y, (0, max(half + length - y.shape[-1], 0)))[..., half : half + length]
+
+    def _inverse_on_cpu(self, X: Tensor, window: Tensor, gain: Tensor) -> Tensor:
+        """The inverse, compiled, on as many signals at a time as stay in the cache."""
+        from mss.transforms._overlap_cpu import overlap_add  # compiled code is loaded where it is wanted
+
+        length, rows = len(gain), X.flatten(0, -3) if X.ndim > 2 else X.unsqueeze(0)
+        out = X.real.new_empty((len(rows), length))
+        w, g, half, hop = window.numpy(), gain.numpy(), self.n_fft // 2, self.hop
+        at_once = max(1, BLOCK // (X.shape[-1] * self.n_fft))
+        for part, y in zip(rows.split(at_once), out.split(at_once), strict=True):
+            frames = torch.fft.irfft(part.transpose(-1, -2), n=self.n_fft).numpy()
+            y = y.numpy()
+            pieces = len(y) * -(-length // hop)
+            in_threads(lambda first, last: overlap_add(frames, w, g, hop, half, y, first, last), pieces)  # noqa: B023
+        return out.view(*X.shape[:-2], length)
 
     def blocks(self, waveforms: Iterable[Tensor], size: int) -> Iterator[Tensor]:
         """Analyses consecutive (..., t) blocks of one waveform into blocks of `size` frames (the last one shorter).
@@ -119,6 +140,9 @@ class STFT:
 
     def _window(self, like: Tensor) -> Tensor:
         return WINDOWS[self.window](self.n_fft, dtype=like.dtype, device=like.device)
+
+
+BLOCK = 2**23  # samples of frames at a time: 32 MB in single precision
 
 
 class _OverlapAdd:
