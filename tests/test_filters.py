@@ -34,6 +34,19 @@ def test_empty_bins_are_shared_or_dropped():
     assert torch.equal(ratio_mask(V, empty="drop"), V)
 
 
+@pytest.mark.parametrize("empty", ["share", "drop"])
+@pytest.mark.parametrize("power", [1, 2])
+def test_compiled_softmask_equals_the_differentiable_one(power, empty, generator):
+    V = torch.rand(2, 3, 2, 20, 700, generator=generator)
+    V[:, :, :, 3], V[:, 1, :, 4], V[:, :, :, 5] = 0, torch.inf, V[:, :, :, 5] * 1e-30
+    X = torch.randn(2, 2, 20, 700, dtype=torch.complex64, generator=generator)
+    theirs = ratio_mask(V, power, empty=empty) * X.unsqueeze(1)
+    assert torch.allclose(softmask(V, X, power, empty=empty), theirs, atol=2e-6)
+    mono = V.mean(2, keepdim=True).nan_to_num(0, 0)
+    assert torch.allclose(softmask(mono, X, power), ratio_mask(mono, power) * X.unsqueeze(1), atol=2e-6)
+    assert softmask(V * torch.nan, X, power).isnan().all()
+
+
 def test_high_powers_tend_to_the_binary_mask(spectra):
     X, V, _, _ = spectra
     error = (softmask(V, X, 2000.0) - binary_mask(V, X)).norm() / X.norm()

@@ -69,3 +69,16 @@ def test_settings_that_cannot_be_inverted_are_refused():
         STFT(1024, 600)
     with pytest.raises(ValueError, match="window must be one of hann, hamming"):
         STFT(window="square")
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize(("n_fft", "hop", "length"), [(512, 128, 3000), (512, 200, 3000), (64, 32, 1), (100, 30, 777)])
+def test_the_compiled_inverse_equals_the_differentiable_one(n_fft, hop, length, dtype, generator):
+    transform = STFT(n_fft, hop)
+    frames = transform(torch.zeros(1, length)).shape[-1]
+    X = torch.randn(2, 3, n_fft // 2 + 1, frames, dtype=dtype, generator=generator)
+    for wanted in (length, length // 2, length + 400):  # also to less, and to more than there is
+        ours, theirs = transform.inverse(X, wanted), transform.inverse(X.clone().requires_grad_(), wanted)
+        assert ours.shape == theirs.shape == (2, 3, wanted)
+        assert torch.allclose(ours, theirs.detach(), atol=1e-5 if dtype == torch.complex64 else 1e-12)
+    assert torch.allclose(transform.inverse(X[0, 0], length), transform.inverse(X, length)[0, 0])
