@@ -30,3 +30,4 @@ bench: setup
 	$(BIN)/python scripts/bench_separate.py
 	$(BIN)/python scripts/bench_metrics.py
 	$(BIN)/python scripts/bench_filters.py
+	$(BIN)/python scripts/bench_classical.py
