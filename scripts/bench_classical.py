@@ -57,7 +57,7 @@ def bench(args: argparse.Namespace, folder: Path) -> str:
     spectrum = torch.stft(
         torch.from_numpy(stems.sum((0, 1))), 2048, 512, window=torch.hann_window(2048), return_complex=True
     )
-    np.save(folder / "plane.npy", spectrum.abs()[: PLANE[0], : PLANE[1]].numpy())
+    np.save(folder / "plane.npy", np.ascontiguousarray(spectrum.abs()[: PLANE[0], : PLANE[1]]))
     tools = ["mss-hpss_plane", "librosa-hpss_plane", "mss-nmf_plane", "sklearn-nmf_plane", "products-nmf_plane"]
     tools += [f"mss-{method}" for method in METHODS]
     rounds = {tool: [] for tool in tools}
