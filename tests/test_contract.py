@@ -25,12 +25,6 @@ every = pytest.mark.parametrize("name", NAMES)
 
 
 @pytest.fixture(scope="module")
-def mixture(excerpt):
-    """A second of real music, (1, 2, t)."""
-    return excerpt["mixture"][None, :, 2 * 44100 : 3 * 44100]
-
-
-@pytest.fixture(scope="module")
 def of_mixture(mixture):
     """What a separator, by name, makes of the mixture: several tests compare with it."""
     return cache(lambda name: separate(name, mixture))

@@ -551,8 +551,7 @@ def test_torchrun_shares_the_files(song, tmp_path):
 
 def test_lists_and_environment(capsys):
     assert main(["--list-models"]) == 0
-    text = capsys.readouterr().out
-    assert "spleeter-2stems  vocals, accompaniment  MIT" in " ".join(text.split(" ")).replace("   ", "  ")
+    assert "spleeter-2stems vocals, accompaniment MIT" in " ".join(capsys.readouterr().out.split())
     assert main(["--list-models", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["hpss"]["stems"] == ["harmonic", "percussive"]
