@@ -1,33 +1,11 @@
-"""Signals block by block: chunks for the threads of a CPU, cuts and frames of references and estimates together."""
+"""Signals block by block: cuts and frames of references and estimates together."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-
-import torch
 from torch import Tensor
 
-__all__ = ["WORKSPACE", "block_size", "cut", "fft_size", "framed", "power_of_two", "shared"]
+__all__ = ["WORKSPACE", "block_size", "cut", "fft_size", "framed", "power_of_two"]
 
 WORKSPACE = 1 << 20  # real samples per chunk and thread: 4 MiB of float64, whatever the length of the track
 BLOCK = 1 << 13  # FFT points of the blockwise passes: long against the filters, short against the cache
-
-
-def shared(work: Callable[[Sequence], tuple[Tensor, ...]], items: Sequence, device: torch.device) -> tuple[Tensor, ...]:
-    """Sums of the results of `work` over parts of the items, one part per CPU thread.
-
-    Threads that each take whole chunks stay in their own cache and meet once; with torch's own threads inside every
-    operation they would meet thousands of times, and on a machine that also does other things each time wait.
-    """
-    threads = torch.get_num_threads()
-    workers = min(threads, len(items)) if device.type == "cpu" else 1
-    if workers == 1:
-        return work(items)
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            parts = list(pool.map(work, [items[i::workers] for i in range(workers)]))
-    finally:
-        torch.set_num_threads(threads)  # the setting is each thread's own, but also the default of threads to come
-    return tuple(sum(results[1:], results[0]) for results in zip(*parts, strict=True))
 
 
 def cut(s: Tensor, y: Tensor, start: int, bounds: tuple[int, int], out: Tensor) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mss.metrics._blocks import WORKSPACE, block_size, cut, fft_size, framed, shared
+from mss.cpu import shared
+from mss.metrics._blocks import WORKSPACE, block_size, cut, fft_size, framed
 
 __all__ = ["energies"]
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mss.metrics._blocks import WORKSPACE, block_size, cut, power_of_two, shared
+from mss.cpu import shared
+from mss.metrics._blocks import WORKSPACE, block_size, cut, power_of_two
 
 __all__ = ["filters"]
 
