@@ -12,12 +12,8 @@ Axes as everywhere, and a for the components.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
-
-from mss.cpu import shared
 
 __all__ = ["concatenated", "continuity_terms", "divergence", "factorise", "model", "random_start", "sparseness_terms"]
 
@@ -126,33 +122,27 @@ def _iterate(V: Tensor, W: Tensor, H: Tensor, *, beta: float, exponent: float, f
     b, f, k = V.shape
     a = W.shape[-1] - 1
     free = H[:, fixed:a]
+    up = V.new_zeros(b, a, k)
     simple = beta in (1, 2)  # for the squared error, Y H^T is W (H H^T)
+    down = None if simple else torch.zeros_like(up)
     step = min(max(BLOCK // (b * k), LEAST), f)
+    Y, power = V.new_empty(b, step, k), None if simple else V.new_empty(b, step, k)
     if beta == 1:
         sums = free.sum(-1).unsqueeze(1)
     elif beta == 2:
         squares = H @ free.mT  # (b, a + 1, free)
-
-    def blocks(firsts: Sequence[int]) -> tuple[Tensor, ...]:
-        up = V.new_zeros(b, a, k)
-        down = None if simple else torch.zeros_like(up)
-        Y, power = V.new_empty(b, step, k), None if simple else V.new_empty(b, step, k)
-        for first in firsts:
-            v, w = V[:, first : first + step], W[:, first : first + step]
-            y, p = (None if x is None else x[:, : v.shape[1]] for x in (Y, power))
-            if fixed < a:
-                ratio, p = _ratio(v, w, H, y, p, beta)
-                over = ratio @ free.mT
-                under = sums if beta == 1 else w @ squares if beta == 2 else p @ free.mT
-                _multiply(w[..., fixed:a], over, under, exponent, None)
+    for first in range(0, f, step):
+        v, w = V[:, first : first + step], W[:, first : first + step]
+        y, p = (None if x is None else x[:, : v.shape[1]] for x in (Y, power))
+        if fixed < a:
             ratio, p = _ratio(v, w, H, y, p, beta)
-            torch.baddbmm(up, w[..., :a].mT, ratio, out=up)
-            if down is not None:
-                torch.baddbmm(down, w[..., :a].mT, p, out=down)
-        return (up,) if down is None else (up, down)
-
-    up, *rest = shared(blocks, range(0, f, step), V.device)
-    down = rest[0] if rest else None
+            over = ratio @ free.mT
+            under = sums if beta == 1 else w @ squares if beta == 2 else p @ free.mT
+            _multiply(w[..., fixed:a], over, under, exponent, None)
+        ratio, p = _ratio(v, w, H, y, p, beta)
+        torch.baddbmm(up, w[..., :a].mT, ratio, out=up)
+        if down is not None:
+            torch.baddbmm(down, w[..., :a].mT, p, out=down)
     if fixed < a:
         _flush(W[..., fixed:a], 1)
     if beta == 1:
