@@ -156,6 +156,15 @@ def test_delays_and_levels_of_melodies(melodies):
     assert projected.min() > 10.5
 
 
+@pytest.mark.parametrize("method", [duet, projet])
+def test_delays_go_with_angles(method, stems):
+    X = STFT(panned(stems[:, :RATE], (15, 45, 75)).sum(0))[None]
+    with pytest.raises(ValueError, match="delays belong to angles"):
+        method(X, delays=[0.5, 0, 0])
+    with pytest.raises(ValueError, match="one delay for each of 2 angles"):
+        method(X, angles=[20, 60], delays=[0.5])
+
+
 @pytest.mark.parametrize("phi", [0, 15, 45, 70, 90])
 def test_the_null_depth_of_a_lone_source(phi, stems):
     source = stems[:1, :RATE].double()

@@ -6,6 +6,7 @@ import pretty_midi
 import pytest
 import torch
 
+from mss.apps.separation import by_score
 from mss.audio import read, write
 from mss.classical import Note, instruments, read_score, score_informed
 from mss.classical._alignment import align
@@ -98,6 +99,11 @@ def test_a_stem_per_instrument_from_the_command_line(duet, score, tmp_path, caps
     folder = tmp_path / "out" / "score_informed" / "duet"
     assert sorted(path.stem for path in folder.iterdir()) == ["cello", "flute", "rest"]
     assert sdr(stems[0], read(folder / "flute.wav")[0][0]) > 4
+    midi = pretty_midi.PrettyMIDI(str(score))
+    for instrument, name in zip(midi.instruments, ("rest", "a/b"), strict=True):
+        instrument.name = name
+    midi.write(str(tmp_path / "names.mid"))
+    assert by_score(tmp_path / "names.mid").targets == ("a b", "rest", "rest 3")
     (tmp_path / "broken.mid").write_bytes(b"MThd nothing")
     for args, words in (
         (["--score", str(tmp_path / "broken.mid")], "broken.mid"),

@@ -77,8 +77,11 @@ def by_score(path: Path) -> Separator:
     notes = read_score(path)
     if not notes:
         raise ValueError(f"{path} has no notes that have a pitch: nothing says what to separate")
-    names = [name.replace("/", " ") for name in instruments(notes)]
-    return SpectralSeparator(partial(score_informed, notes=notes, aligned=False, rest=REST), [*names, "rest"])
+    names: list[str] = []
+    for name in (*instruments(notes), "rest"):  # stems are files: no folder in a name, and no name twice
+        name = name.replace("/", " ")
+        names.append(f"{name} {len(names) + 1}" if name in names else name)
+    return SpectralSeparator(partial(score_informed, notes=notes, aligned=False, rest=REST), names)
 
 
 def compose(separator: Separator, recipe: Recipe) -> Separator:

@@ -16,10 +16,10 @@ __all__ = [
     "find_peaks",
     "find_positions",
     "given_angles",
-    "given_positions",
     "highest",
     "histogram",
     "in_phase",
+    "positions",
     "principal_angles",
     "require_stereo",
     "smooth",
@@ -170,8 +170,20 @@ def given_angles(angles: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(list(angles), dtype=like.dtype, device=like.device).expand(like.shape[0], -1)
 
 
-def given_positions(angles: Sequence[float], delays: Sequence[float] | None, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Checks angles, degrees, and a delay of the second channel for each, samples: (b, n) both."""
+def positions(
+    products: Sequence[Tensor],
+    sources: int,
+    angles: Sequence[float] | None,
+    delays: Sequence[float] | None,
+    max_delay: float,
+    power: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Angles, degrees, and delays of the second channel, samples, (b, n) both: those given, else those of `find_positions`."""
+    if angles is None:
+        if delays is not None:
+            raise ValueError("delays belong to angles: give both, or neither to have them found")
+        return find_positions(products, sources, max_delay, power)
+    like = products[0]
     azimuths = given_angles(angles, like)
     if delays is not None and len(delays) != len(angles):
         raise ValueError(f"expected one delay for each of {len(angles)} angles, got {len(delays)}")

@@ -21,8 +21,8 @@ from mss.classical._positions import (
     awarded,
     channel_products,
     find_positions,
-    given_positions,
     highest,
+    positions,
     require_stereo,
 )
 
@@ -55,12 +55,7 @@ def duet(
     """
     require_stereo(X, "duet")
     E1, E2, real, imaginary = products = channel_products(X)
-    if angles is None:
-        if delays is not None:
-            raise ValueError("delays belong to angles: give both, or neither to have them found")
-        azimuths, lags = find_positions(products, sources, max_delay, power)
-    else:
-        azimuths, lags = given_positions(angles, delays, E1)
+    azimuths, lags = positions(products, sources, angles, delays, max_delay, power)
     difference = E1 - E2
 
     def score(azimuth: Tensor, lag: Tensor) -> Tensor:

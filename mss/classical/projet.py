@@ -31,10 +31,9 @@ from mss.classical._positions import (
     angular_frequencies,
     channel_products,
     find_azimuths,
-    find_positions,
-    given_positions,
     require_stereo,
 )
+from mss.classical._positions import positions as start_positions
 
 __all__ = ["projet", "projet_positions"]
 
@@ -178,11 +177,8 @@ def _start(
     positions: int = 31,
 ) -> Model:
     products = E1, E2, real, imaginary = channel_products(X)
-    if angles is None:
-        azimuths, lags = find_positions(products, sources, max_delay)  # (b, n)
-    else:
-        azimuths, lags = given_positions(angles, delays, E1)
-        max_delay = max(max_delay, max(abs(d) for d in delays or [0.0]))
+    azimuths, lags = start_positions(products, sources, angles, delays, max_delay)  # (b, n)
+    max_delay = max([max_delay, *(abs(delay) for delay in delays or ())])
     t, u = (torch.linspace(0, 90, n, dtype=E1.dtype, device=E1.device) for n in (projections, positions))
     omega = angular_frequencies(E1) if max_delay else E1.new_zeros(1, 1)  # (g, 1)
     r, d = ((torch.linspace(-1, 1, n, dtype=E1.dtype, device=E1.device) * max_delay) for n in _delays(max_delay))
