@@ -8,6 +8,7 @@ from mss.classical.drum_nmf import drum_nmf, drum_templates
 from mss.classical.duet import duet, duet_positions
 from mss.classical.fastmnmf import fastmnmf
 from mss.classical.ft2d import ft2d
+from mss.classical.harmonic_nmf import harmonic_nmf, harmonic_templates
 from mss.classical.hpss import hpss
 from mss.classical.ica import ICA
 from mss.classical.ilrma import ilrma
@@ -59,6 +60,8 @@ __all__ = [
     "fastmnmf",
     "find_azimuths",
     "ft2d",
+    "harmonic_nmf",
+    "harmonic_templates",
     "hpss",
     "ilrma",
     "instruments",
