@@ -25,6 +25,7 @@ _HOMES = {
     "Ensemble": "mss.wrappers",
     "Shifted": "mss.wrappers",
     "Refined": "mss.wrappers",
+    "EachChannel": "mss.adapters",
     "Resampled": "mss.adapters",
     "Select": "mss.adapters",
     "StereoPairs": "mss.adapters",

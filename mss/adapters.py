@@ -13,7 +13,29 @@ from mss.audio import resample, resample_blocks
 from mss.separator import Separator, context_of, grid_of, no_longer, require_mixture
 from mss.wrappers import Wrapper, stream
 
-__all__ = ["Resampled", "Select", "StereoPairs"]
+__all__ = ["EachChannel", "Resampled", "Select", "StereoPairs"]
+
+
+class EachChannel(Wrapper):
+    """Lets a separator of mono take any number of channels, each for itself."""
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """(b, c, t) -> (b, n, c, t), any c."""
+        require_mixture(mixture)
+        return self._unfold(self.separator(mixture.flatten(0, 1).unsqueeze(1)), mixture.shape[1])
+
+    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        channels: list[int] = []
+
+        def folded() -> Iterator[Tensor]:
+            for block in blocks:
+                channels[:] = [block.shape[1]]
+                yield block.flatten(0, 1).unsqueeze(1)
+
+        yield from (self._unfold(y, channels[0]) for y in stream(self.separator, folded()))
+
+    def _unfold(self, estimates: Tensor, channels: int) -> Tensor:
+        return estimates.squeeze(2).unflatten(0, (-1, channels)).transpose(1, 2)  # (b, n, c, t)
 
 
 class StereoPairs(Wrapper):

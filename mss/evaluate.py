@@ -5,7 +5,6 @@ Exit codes: 0 every track was scored, 1 some failed (the others are done), 2 wro
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import sys
@@ -13,15 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
+from mss.apps.configured import configured
 from mss.apps.evaluation import Evaluation, label_of, tracks_of
 from mss.apps.systems import system_of
-from mss.cli import FAILED, USAGE, UsageError, exit_code, set_up_logging, start_torch
+from mss.cli import FAILED, UsageError, exit_code, set_up_logging, start_torch
+from mss.files import config_folder
 
 __all__ = ["Options", "evaluate", "main"]
 
@@ -90,57 +88,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Reads the command line with Hydra and evaluates one system, or one after the other."""
-    codes = [0]
-
-    def job(config: DictConfig) -> None:
-        try:
-            codes.append(evaluate(Options(**OmegaConf.to_container(config, resolve=True))))
-        except UsageError as error:  # the other jobs of a sweep are done all the same
-            sys.stderr.write(f"error: {error}\n")
-            codes.append(USAGE)
-
     OmegaConf.register_new_resolver("evaluated", default_folder, replace=True)
     store = ConfigStore.instance()
     store.store("evaluate_options", Options)
     store.store("evaluate", OmegaConf.load(config_folder() / "evaluate.yaml"))
-    arguments, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["mss.evaluate", *argv], "1"  # else Hydra exits on its own
     # no folder of ours is searched: in conf, separator= would choose a file of conf/separator, in mss, data= one of mss/data
-    try:
-        hydra.main(version_base="1.3", config_path="pkg://hydra.conf", config_name="evaluate")(job)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(_explained(error)) from error
-    finally:
-        sys.argv = arguments
-        os.environ.pop("HYDRA_FULL_ERROR")
-        if full is not None:
-            os.environ["HYDRA_FULL_ERROR"] = full
-    return max(codes)
-
-
-def config_folder() -> Path:
-    """Where the YAML files are: in an installed wheel, or in the source tree."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+    job = lambda config: evaluate(Options(**OmegaConf.to_container(config, resolve=True)))  # noqa: E731
+    return configured("evaluate", argv, job, [option.name for option in fields(Options)])
 
 
 def default_folder(data: str | None) -> str:
     """Where the report on a data set goes."""
     return os.path.join("evaluated", *([] if data is None else [label_of(Path(data)).replace("/", "-")]))
-
-
-def _explained(error: Exception) -> str:
-    """What Hydra says, in one line, with the option that may have been meant."""
-    lines = [line.strip() for e in (error, error.__cause__) if e is not None for line in str(e).splitlines()]
-    said = "; ".join(dict.fromkeys(line.rstrip(".") for line in lines if line and "full_key" not in line))
-    if "Could not override" in said:
-        key = said.split("'")[1]
-        known = [option.name for option in fields(Options)]
-        near = difflib.get_close_matches(key, known, n=1)
-        return f"there is no option {key!r}: " + (
-            f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-        )
-    return said
 
 
 def evaluate(options: Options) -> int:

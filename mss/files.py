@@ -1,4 +1,4 @@
-"""Files that appear under their names only when they are complete."""
+"""Files that appear under their names only when they are complete, and where the configuration files are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["config_folder", "write_whole"]
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -20,6 +20,12 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def config_folder() -> Path:
+    """Where the YAML files are: in an installed wheel, or in the source tree."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else inside.parent.parent / "conf"
 
 
 def _umask() -> int:

@@ -6,15 +6,16 @@ b batch, n target, c channel, t sample, f bin, k frame.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, tee
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from mss.filters import as_is, binary_mask, mixture_phase, softmask
+from mss.filters import as_is, binary_mask, mixture_phase, softmask, wiener
 from mss.spec import options_of
 from mss.transforms import STFT
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from mss.transforms import CQT
 
 __all__ = ["Separator", "SpectralSeparator", "context_of", "grid_of", "no_longer", "require_mixture"]
+
+LOCAL = (as_is, softmask, binary_mask, mixture_phase)  # filters that look at one bin at a time
 
 
 @runtime_checkable
@@ -32,6 +35,7 @@ class Separator(Protocol):
         context: seconds on either side of a sample on which its estimate may depend; None (the default): the whole song.
         grid: samples; moving the input by a multiple of it moves the output by as much. Default 1.
         stream: (blocks (b, c, t)) -> blocks (b, n, c, t), which put together equal the call on the whole.
+        streams: whether `stream` is to be used though the context is the whole song: it reads that twice.
     """
 
     targets: tuple[str, ...]
@@ -66,7 +70,9 @@ class SpectralSeparator(nn.Module):
         estimator: X (b, c, f, k) complex -> V (b, n, c, f, k) real >= 0, what each target weighs in each bin; or, for the
             filter `as_is`, the targets' spectra Y themselves. It may say
             what it looks at: `context`, frames on either side of a frame (None, the default: all of them; a function
-            may carry a callable of its own options), and `grid`, frames: moving X by a multiple of it moves V.
+            may carry a callable of its own options), and `grid`, frames: moving X by a multiple of it moves V. One that
+            needs the whole song, but little of each frame, can say so by `scans`, true: then `scan` makes of blocks
+            of X what V needs to know for each of them, and `finish` makes V of a block of X and that.
         targets: the names of the n targets.
         sample_rate: Hz.
         transform: waveform <-> spectrum.
@@ -107,6 +113,8 @@ class SpectralSeparator(nn.Module):
     def forward(self, mixture: Tensor) -> Tensor:
         """(b, c, t) -> (b, n, c, t)."""
         require_mixture(mixture)
+        if self._scans and not (self.training or torch.is_grad_enabled()):
+            return _joined(self.stream([mixture]), mixture.shape[-1])
         X = self.transform(mixture)  # (b, c, f, k) complex
         Y = self.filter(self.estimator(X), X)  # (b, n, c, f, k) complex
         if self.phase is not None:
@@ -125,13 +133,33 @@ class SpectralSeparator(nn.Module):
     @property
     def grid(self) -> int:
         """Samples; moving the input by a multiple of it moves the output."""
-        return self.transform.hop * getattr(self.estimator, "grid", 1) if isinstance(self.transform, STFT) else 1
+        if not isinstance(self.transform, STFT):
+            return 1
+        return self.transform.hop * math.lcm(getattr(self.estimator, "grid", 1), self._window_of_filter or 1)
+
+    @property
+    def streams(self) -> bool:
+        """Whether `stream` works; with a `context` of None it holds what it needs of each frame for the whole song."""
+        return self._scans or self._frames_of_context is not None
+
+    @property
+    def _scans(self) -> bool:
+        return self._in_blocks and getattr(self.estimator, "scans", False)
+
+    @property
+    def _window_of_filter(self) -> int | None:
+        """Frames that the filter takes together; None: all."""
+        function, options = options_of(self.filter)
+        return options["window"] if function is wiener else 1 if function in LOCAL else None
+
+    @property
+    def _in_blocks(self) -> bool:
+        """Whether all but the estimator works on blocks of frames."""
+        return self._window_of_filter is not None and self.phase is None and isinstance(self.transform, STFT)
 
     @property
     def _frames_of_context(self) -> int | None:
-        if options_of(self.filter)[0] not in (as_is, softmask, binary_mask, mixture_phase):
-            return None  # a filter with statistics over the song
-        if self.phase is not None or not isinstance(self.transform, STFT):
+        if not self._in_blocks:
             return None
         if isinstance(self.estimator, nn.Module):
             return getattr(self.estimator, "context", None)
@@ -140,22 +168,38 @@ class SpectralSeparator(nn.Module):
         return context(**options) if callable(context) else context
 
     def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Like `forward` on the blocks (b, c, t) put together, without an approximation, for a bounded context.
+        """Like `forward` on the blocks (b, c, t) put together, without an approximation.
 
-        Works on blocks of frames and not of samples, so nothing is computed twice but the frames of context.
+        Works on blocks of frames and not of samples, so nothing is computed twice but the frames of context; or, for an
+        estimator that scans, the transform, and the waveform is held as far as the scan is ahead.
         """
         frames = self._frames_of_context
-        if frames is None:
+        if frames is not None:
+            yield from no_longer(lambda counted: self._filtered(counted, frames), blocks)
+        elif self._scans:
+            yield from no_longer(self._scanned, blocks)
+        else:
             raise ValueError("this separator needs the whole song: call it on all of it, or wrap it in mss.Chunked")
-        yield from no_longer(lambda counted: self._filtered(counted, frames), blocks)
 
     def _filtered(self, blocks: Iterable[Tensor], frames: int) -> Iterator[Tensor]:
         """What `stream` gives out, with the last frame's tail; `frames` of context."""
-        grid = self.grid // self.transform.hop
-        size, margin = (-(-n // grid) * grid for n in (max(self.BLOCK, 2 * frames), frames))
+        grid = getattr(self.estimator, "grid", 1)
+        size, margin = self._rounded(max(self.BLOCK, 2 * frames)), -(-frames // grid) * grid
         spectra = self.transform.blocks(blocks, size)
         filtered = (self.filter(self.estimator(X)[..., own], X[..., own]) for X, own in _with_margin(spectra, margin))
         return self.transform.inverse_blocks(filtered)
+
+    def _scanned(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The same for an estimator that scans."""
+        size = self._rounded(self.BLOCK)
+        ahead, behind = (self.transform.blocks(copy, size) for copy in tee(blocks))
+        found = zip(self.estimator.scan(ahead), behind, strict=True)
+        return self.transform.inverse_blocks(self.filter(self.estimator.finish(X, state), X) for state, X in found)
+
+    def _rounded(self, frames: int) -> int:
+        """Up to a multiple of the grid."""
+        grid = self.grid // self.transform.hop
+        return -(-frames // grid) * grid
 
 
 def no_longer(process: Callable[[Iterable[Tensor]], Iterable[Tensor]], blocks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -171,6 +215,16 @@ def no_longer(process: Callable[[Iterable[Tensor]], Iterable[Tensor]], blocks: I
     for y in process(counted()):
         yield y[..., : max(received - sent, 0)]
         sent += y.shape[-1]
+
+
+def _joined(blocks: Iterable[Tensor], length: int) -> Tensor:
+    """Blocks (..., t) put together into (..., length), without holding them beside the result."""
+    whole, done = None, 0
+    for block in blocks:
+        whole = block.new_empty((*block.shape[:-1], length)) if whole is None else whole
+        whole[..., done : done + block.shape[-1]] = block
+        done += block.shape[-1]
+    return whole
 
 
 def _with_margin(blocks: Iterable[Tensor], margin: int) -> Iterator[tuple[Tensor, slice]]:

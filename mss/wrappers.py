@@ -24,9 +24,9 @@ def stream(separator: Separator, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Separates the consecutive blocks (b, c, t) of one song; the blocks that come out, put together, are the whole.
 
     With a bounded context the memory is bounded too: by the separator's own `stream`, else in chunks. A separator that
-    needs the whole song gets it, in one piece.
+    needs the whole song gets it, in one piece, unless it `streams` all the same.
     """
-    if context_of(separator) is None:
+    if context_of(separator) is None and not getattr(separator, "streams", False):
         parts = list(blocks)
         if parts:
             yield separator(torch.cat(parts, -1))

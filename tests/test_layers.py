@@ -17,9 +17,9 @@ LAYERS = [  # the lowest first; a module may import from its own layer and those
     ("adapters",),
     ("classical", "nets"),
     ("checkpoint", "importers"),
-    ("zoo",),
+    ("zoo", "training"),
     ("cli", "apps"),
-    ("separate", "evaluate"),
+    ("separate", "evaluate", "train"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 EDGE = ("argparse", "hydra", "tqdm", "gradio", "matplotlib", "rich")  # only where a person is spoken to

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mss.audio import AudioError, write
+from mss.audio import AudioError, read, write
 from mss.data import TrackError, common_stems, find_tracks, reference
 from mss.data.tracks import STREAMS
 
@@ -145,3 +145,76 @@ def test_a_stem_file_with_another_number_of_streams(tmp_path, generator):
     soundfile.write(path, torch.randn(100, 2, generator=generator).numpy() * 0.1, RATE, format="WAV")
     with pytest.raises(TrackError, match="1 streams; expected five"):
         find_tracks(tmp_path)[0].load()
+
+
+def test_folders_of_stems_are_aligned_by_their_files_names(tmp_path, generator):
+    for stem in ("mixture", "vocals", "piano"):
+        folder_track(tmp_path / "train" / stem, ["b", "a"], generator, samples=50)
+    tracks = find_tracks(tmp_path)
+    assert [(t.subset, t.name, t.stems) for t in tracks] == [("train", name, ("piano", "vocals")) for name in "ab"]
+    expected = read(tmp_path / "train" / "piano" / "b.wav")[0]
+    assert torch.equal(tracks[1].audio.stems["piano"], expected)
+    assert torch.equal(tracks[1].audio.mixture, read(tmp_path / "train" / "mixture" / "b.wav")[0])
+    # a name that is missing somewhere: the others can be used
+    (tmp_path / "train" / "piano" / "a.wav").unlink()
+    a, b = find_tracks(tmp_path)
+    assert b.load().sample_rate == RATE
+    with pytest.raises(TrackError, match="'a' is in mixture, vocals but not in piano"):
+        a.load()
+
+
+def test_a_track_that_is_called_like_a_stem_is_a_track(tmp_path, generator):
+    for name in ("other", "song"):
+        folder_track(tmp_path / name, ["vocals", "guitar"], generator, samples=50)
+    assert [(t.name, t.stems) for t in find_tracks(tmp_path)] == [(n, ("guitar", "vocals")) for n in ("other", "song")]
+
+
+def test_a_table_says_which_file_is_what(tmp_path, generator):
+    folder_track(tmp_path / "x", ["mix", "voc", "pno"], generator, samples=50)
+    table = tmp_path / "data.csv"
+    table.write_text(
+        "\ufeffname, subset,mixture,vocals,piano\n"
+        'B,train,x/mix.wav,x/voc.wav,\n\n"A, live",train,,x/voc.wav,x/pno.wav\nC,,,,x/pno.wav\n',
+        encoding="utf-8",
+    )
+    tracks = find_tracks(table)
+    assert [(t.subset, t.name, t.stems) for t in tracks] == [
+        ("", "C", ("piano",)),
+        ("train", "A, live", ("vocals", "piano")),
+        ("train", "B", ("vocals",)),
+    ]
+    assert torch.equal(tracks[2].audio.mixture, read(tmp_path / "x" / "mix.wav")[0])
+    assert find_tracks(table, subset="train") == tracks[1:]
+    one(tmp_path / "x", "long.wav", samples=60)
+    table.write_text("name,vocals,drums\nD,x/voc.wav,x/long.wav\n")
+    with pytest.raises(TrackError, match=r"'D': vocals has 50 samples.*drums has 60"):
+        find_tracks(table)[0].load()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: expected the columns name.*found nothing"),
+        ("name;vocals\nA;v.wav", "line 1: expected the columns name, subset.*found name;vocals"),
+        ("name,mixture\nA,v.wav", "line 1: expected.*one for each stem"),
+        ("name,vocals\n", "no tracks in it; expected a line"),
+        ("name,vocals\nA,v.wav\n\nB,w.wav", r"line 4: vocals of 'B': there is no file .*w\.wav"),
+        ("name,vocals\nA,v.wav\nA,v.wav", "line 3: 'A' is there already"),
+        ("name,vocals\nA,v.wav\n,v.wav", "line 3: the track has no name"),
+        ("name,vocals\nA,", "line 2: 'A' has no stems"),
+        ("name,vocals\nA, b,v.wav", "line 2: 3 cells for 2 columns"),
+        ("name,subset,vocals\nA,training,v.wav", "line 2: unknown subset 'training'; use train, valid, test"),
+    ],
+)
+def test_tables_that_cannot_be_used(text, message, tmp_path):
+    one(tmp_path, "v.wav")
+    (tmp_path / "data.csv").write_text(text)
+    with pytest.raises(TrackError, match=message):
+        find_tracks(tmp_path / "data.csv")
+
+
+def test_a_subset_that_is_not_in_the_table(tmp_path):
+    one(tmp_path, "v.wav")
+    (tmp_path / "data.csv").write_text("name,subset,vocals\nA,train,v.wav")
+    with pytest.raises(TrackError, match="has no subset 'test'; it has train"):
+        find_tracks(tmp_path / "data.csv", subset="test")

@@ -8,6 +8,7 @@ import torch
 from mss.transforms import STFT
 
 PRESETS = [STFT(), STFT(2048, 512), STFT(1024, 256, "hamming"), STFT(1764, 441), STFT(1000, 300)]
+PRESETS += [STFT(1024, 768), STFT(1024, 256, padding="reflect"), STFT(64, 32, padding="reflect")]
 
 
 @pytest.mark.parametrize("transform", PRESETS, ids=str)
@@ -27,6 +28,14 @@ def test_equals_librosa(excerpt):
     ours = STFT(2048, 512)(x)
     theirs = librosa.stft(x.numpy(), n_fft=2048, hop_length=512, center=True, pad_mode="constant", dtype=np.complex128)
     assert np.abs(ours.numpy() - theirs).max() < 1e-10
+
+
+@pytest.mark.parametrize("length", [600, 5000])
+def test_reflection_is_that_of_torch(length, generator):
+    x = torch.randn(2, length, dtype=torch.float64, generator=generator)
+    window = torch.hann_window(1024, dtype=torch.float64)
+    theirs = torch.stft(x, 1024, 256, window=window, pad_mode="reflect", return_complex=True)
+    assert torch.allclose(STFT(1024, 256, padding="reflect")(x), theirs, atol=1e-12)
 
 
 def test_inverse_equals_torch_on_a_masked_spectrum(excerpt, generator):
@@ -65,10 +74,12 @@ def test_any_device():
 
 
 def test_settings_that_cannot_be_inverted_are_refused():
-    with pytest.raises(ValueError, match="hop must be between 1 and n_fft // 2 = 512"):
-        STFT(1024, 600)
+    with pytest.raises(ValueError, match="hop must be between 1 and 3 n_fft // 4 = 768"):
+        STFT(1024, 800)
     with pytest.raises(ValueError, match="window must be one of hann, hamming"):
         STFT(window="square")
+    with pytest.raises(ValueError, match="padding must be 'zeros' or 'reflect', not 'wrap'"):
+        STFT(padding="wrap")
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])

@@ -51,7 +51,7 @@ def harmonic_nmf(
 def harmonic_templates(
     V: Tensor, *, iterations: int = 60, inharmonicity: float = 0.0, continuity: float = 10.0, sample_rate: int = 44100
 ) -> tuple[Tensor, Tensor]:
-    """The factors of V (b, f, k), of mean 1 per item: W (b, f, a), H (b, a, k); first the pitches, a semitone apart, then noises.
+    """The factors of V (b, f, k), of mean 1 per item: W (b, f, a), H (b, a, k); the pitches first, then noises.
 
     Args: as of `harmonic_nmf`.
     """

@@ -1,10 +1,17 @@
 """Recordings with their stems, found on disk and read when asked for.
 
-Three layouts, which one folder may mix, below train/ valid/ test/ or without:
+Layouts, which one folder may mix, below train/ valid/ test/ or without:
 
-    <name>.stem.mp4                 MUSDB18 (Z. Rafii et al. 2017): five streams, mixture drums bass other vocals
-    <name>/mixture.wav, vocals.wav  MUSDB18-HQ: a folder per track; any audio format, any names of stems
-    <name>/vocals.flac, drums.flac  the same without a mixture: it is the sum of the stems
+    <name>.stem.mp4                      MUSDB18 (Z. Rafii et al. 2017): five streams, mixture drums bass other vocals
+    <name>/mixture.wav, vocals.wav       MUSDB18-HQ: a folder per track; any audio format, any names of stems
+    <name>/vocals.flac, drums.flac       the same without a mixture: it is the sum of the stems
+    mixture/<name>.wav, vocals/<name>.wav  aligned pairs: a folder per stem, files of equal names
+
+Aligned pairs are told from tracks by their names: a folder is called mixture, drums, bass, other or vocals, and no file
+below is. Anything else that is on disk is described by a table, a .csv with a row for each track:
+
+    name,subset,mixture,vocals,piano     subset and mixture may be left out, other columns are stems
+    Song A,train,a/mix.wav,a/voc.wav,    files relative to the table; this track has no piano
 
 Folders of estimates have the same layouts, so they are found and read by the same functions. What does not fit
 together (lengths, rates, channels, two files for one stem) is refused, never patched.
@@ -12,6 +19,7 @@ together (lengths, rates, channels, two files for one stem) is refused, never pa
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,6 +90,11 @@ class Track:
         """Whether the references were compressed with loss: what they have above the codec's cut is rounding noise."""
         return any(path.suffix.lower() in _LOSSY for path in self.files.values() or [self.path])
 
+    @property
+    def where(self) -> str:
+        """What messages call it."""
+        return str(self.path) if self.path.name.startswith(self.name) else f"{self.path}: {self.name!r}"
+
     @cached_property
     def audio(self) -> Audio:
         """The whole track, kept in memory as long as the track is."""
@@ -99,7 +112,7 @@ class Track:
         parts, rate = self._parts(start, duration)
         stems = {name: x for name, x in parts.items() if name != MIXTURE}
         if not stems:
-            raise TrackError(f"{self.path} holds a mixture but no stems: add them, one file for each")
+            raise TrackError(f"{self.where} holds a mixture but no stems: add them, one file for each")
         return Audio(parts[MIXTURE] if MIXTURE in parts else sum(stems.values()), stems, rate)
 
     def _parts(self, start: float, duration: float | None) -> tuple[dict[str, Tensor], int]:
@@ -114,7 +127,7 @@ class Track:
         if len(set(kinds.values())) > 1:
             first, a = next(iter(kinds.items()))
             other, b = next((name, kind) for name, kind in kinds.items() if kind != a)
-            raise TrackError(f"{self.path}: {first} has {_kind(*a)}, {other} has {_kind(*b)}: they must be alike")
+            raise TrackError(f"{self.where}: {first} has {_kind(*a)}, {other} has {_kind(*b)}: they must be alike")
         return {name: x for name, (x, _) in found.items()}, next(iter(kinds.values()))[0]
 
 
@@ -122,16 +135,18 @@ def find_tracks(root: str | Path, *, subset: str | None = None) -> list[Track]:
     """The tracks of a data set, in order of their names.
 
     Args:
-        root: a folder of tracks, one with subfolders train, valid, test, or the folder of a single track.
-        subset: one of these subfolders only. None: all of them.
+        root: a folder of tracks, one with subfolders train, valid, test, the folder of a single track, or a .csv.
+        subset: one of these subfolders (or of the table's subsets) only. None: all of them.
 
     Raises:
-        TrackError: no such folder or subset, no tracks in it, or two of one name.
+        TrackError: no such folder or subset, no tracks in it, two of one name, or a row that cannot be used.
     """
     root = Path(root)
+    if root.suffix.lower() == ".csv" and root.is_file():
+        return _tracks_of_table(root, subset)
     if not root.is_dir():
         what = "is a file" if root.exists() else "there is no such folder"
-        raise TrackError(f"{root}: {what}; give a folder of tracks")
+        raise TrackError(f"{root}: {what}; give a folder of tracks, or a .csv")
     split = [name for name in SUBSETS if (root / name).is_dir()]
     if subset is None:
         own = root.name if root.name in SUBSETS else ""
@@ -179,7 +194,7 @@ def reference(stems: Mapping[str, Tensor], name: str) -> Tensor:
 
 def _tracks_in(folder: Path, subset: str) -> list[Track]:
     """The tracks directly in a folder."""
-    tracks = []
+    tracks, folders = [], []
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
@@ -187,9 +202,75 @@ def _tracks_in(folder: Path, subset: str) -> list[Track]:
             track = _folder_track(path, subset)
             if track is not None:
                 tracks.append(track)
+                folders.append(track)
         elif path.name.endswith(_SUFFIX):
             tracks.append(Track(path.name.removesuffix(_SUFFIX), subset, path))
+    if _aligned(folders):
+        return [t for t in tracks if t not in folders] + _pairs(folder, subset, folders)
     return tracks
+
+
+def _aligned(folders: Sequence[Track]) -> bool:
+    """Whether these are no tracks but stems, each a folder of tracks."""
+    named = any(track.name in STREAMS for track in folders)
+    return len(folders) > 1 and named and not any(name in STREAMS for track in folders for name in track.files)
+
+
+def _pairs(root: Path, subset: str, folders: Sequence[Track]) -> list[Track]:
+    """Tracks of files that bear one name in all folders."""
+    tracks = []
+    for name in sorted({name for folder in folders for name in folder.files}):
+        files = {folder.name: folder.files[name] for folder in folders if name in folder.files}
+        problem = next((folder.problem for folder in folders if folder.problem), "")
+        if missing := [folder.name for folder in folders if name not in folder.files]:
+            problem = f"{root}: {name!r} is in {', '.join(files)} but not in {', '.join(missing)}: add or remove it"
+        tracks.append(Track(name, subset, root, files, problem))
+    return tracks
+
+
+def _tracks_of_table(path: Path, subset: str | None) -> list[Track]:
+    """The tracks of a .csv, of all subsets or one, in the order of their subsets and names."""
+    tracks: dict[tuple[str, str], Track] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file, skipinitialspace=True)
+        columns = [name.strip() for name in next(rows, [])]
+        if "name" not in columns or len(set(columns)) < len(columns) or not {*columns} - {"name", "subset", MIXTURE}:
+            raise TrackError(
+                f"{path}, line 1: expected the columns name, subset and mixture (may be left out) and one for each "
+                f"stem, separated by commas; found {', '.join(columns) or 'nothing'}"
+            )
+        for cells in rows:
+            if any(cell.strip() for cell in cells):
+                track = _row(path, rows.line_num, columns, [cell.strip() for cell in cells])
+                if (track.subset, track.name) in tracks:
+                    raise TrackError(f"{path}, line {rows.line_num}: {track.name!r} is there already: rename one")
+                tracks[track.subset, track.name] = track
+    subsets = [name for name in ("", *SUBSETS) if name in {s for s, _ in tracks}]
+    if subset is not None and subset not in subsets:
+        raise TrackError(f"{path} has no subset {subset!r}; it has {', '.join(filter(None, subsets)) or 'none'}")
+    if not tracks:
+        raise TrackError(f"{path}: no tracks in it; expected a line for each")
+    ordered = sorted(tracks.values(), key=lambda track: (subsets.index(track.subset), track.name))
+    return [track for track in ordered if subset in (None, track.subset)]
+
+
+def _row(path: Path, line: int, columns: Sequence[str], cells: Sequence[str]) -> Track:
+    here = f"{path}, line {line}"
+    if len(cells) > len(columns):
+        raise TrackError(f"{here}: {len(cells)} cells for {len(columns)} columns: put names with a comma in quotes")
+    row = {column: cell for column, cell in zip(columns, cells, strict=False) if cell}
+    name, subset = row.pop("name", ""), row.pop("subset", "")
+    if not name:
+        raise TrackError(f"{here}: the track has no name")
+    if subset not in ("", *SUBSETS):
+        raise TrackError(f"{here}: unknown subset {subset!r}; use {', '.join(SUBSETS)} or nothing")
+    if not row.keys() - {MIXTURE}:
+        raise TrackError(f"{here}: {name!r} has no stems")
+    files = {part: path.parent / file for part, file in row.items()}
+    for part, file in files.items():
+        if not file.is_file():
+            raise TrackError(f"{here}: {part} of {name!r}: there is no file {file}")
+    return Track(name, subset, path.parent, files)
 
 
 def _folder_track(folder: Path, subset: str) -> Track | None:

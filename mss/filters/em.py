@@ -30,6 +30,7 @@ def wiener(
     power: float = 1.0,
     residual: bool = False,
     eps: float | None = None,
+    window: int | None = None,
     block: int = 64,
 ) -> Tensor:
     """Multichannel Wiener filter by simplified expectation-maximisation (Nugraha, Liutkus & Vincent 2016; norbert).
@@ -37,7 +38,8 @@ def wiener(
     Each target j is Gaussian with power v_j(f, k) and spatial covariance R_j(f); both are re-estimated from the targets
     and the mixture is filtered again, `iterations` times: v_j = mean_c |Y_jc|^2, R_j = sum_k Y_j Y_j^H / sum_k v_j,
     Y_j = v_j R_j (sum_i v_i R_i + sqrt(eps) I)^-1 X. This leaves out the posterior covariance of a true EM, so its
-    likelihood may fall; one or two iterations are meant. Statistics are those of the whole of k.
+    likelihood may fall; one or two iterations are meant. Statistics are those of the whole of k, or of windows of it, which
+    let the positions of the sources change, and the filter run on a stream (Open-Unmix: 300 frames).
 
     Departs from norbert in one point: X is always scaled to a peak of 10, quiet or loud, so the result does not depend
     on the level (norbert only scales down). Differentiable; without gradients stereo is some ten times as fast.
@@ -51,6 +53,7 @@ def wiener(
         residual: adds a target, the mixture less the start of all others, which takes part from then on. For the start
             "mixture_phase"; a softmask leaves nothing over.
         eps: regularisation, as a share of the power at a peak of 10; machine epsilon of double precision where None.
+        window: frames, side by side from the first on, that are filtered each on its own; None: all as one.
         block: bins that are worked on at a time: bounds the memory, changes nothing.
 
     Returns:
@@ -60,8 +63,13 @@ def wiener(
         raise ValueError(f'start: expected "softmask" or "mixture_phase", got {start!r}')
     if eps is not None and not eps > 0:
         raise ValueError(f"eps: without a positive one silent bins have no inverse, got {eps!r}")
-    X = X.resolve_conj()
+    if window is not None and window < 1:
+        raise ValueError(f"window: expected a number of frames or None, got {window!r}")
     options = {"start": start, "power": power, "residual": residual}
+    if window is not None and X.shape[-1] > window:
+        parts = zip(V.split(window, -1), X.split(window, -1), strict=True)
+        return torch.cat([wiener(v, x, iterations, **options, eps=eps, block=block) for v, x in parts], -1)
+    X = X.resolve_conj()
     eps = torch.finfo(torch.float64).eps if eps is None else eps
     if iterations == 0:
         return _first(V.to(X.real.dtype), X, **options)

@@ -1,6 +1,26 @@
 """Networks: each file one architecture, readable from end to end."""
 
-from mss.nets.blocks import UpConv2d
+from mss.nets.blocks import Magnitudes, UpConv2d
+from mss.nets.blstm import BLSTM, CrossBLSTM
+from mss.nets.deep_clustering import Chimera, Clusters, DeepClustering
+from mss.nets.fcn import FCN, least_squares
+from mss.nets.spatial import SpatialSeparator
 from mss.nets.unet import UNet, UNetMasks
+from mss.nets.waveform import ConvTasNet, HDemucs
 
-__all__ = ["UNet", "UNetMasks", "UpConv2d"]
+__all__ = [
+    "BLSTM",
+    "FCN",
+    "Chimera",
+    "Clusters",
+    "ConvTasNet",
+    "CrossBLSTM",
+    "DeepClustering",
+    "HDemucs",
+    "Magnitudes",
+    "SpatialSeparator",
+    "UNet",
+    "UNetMasks",
+    "UpConv2d",
+    "least_squares",
+]

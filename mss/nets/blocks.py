@@ -2,11 +2,151 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["UpConv2d"]
+__all__ = ["Magnitudes", "UpConv2d", "mean_and_std"]
+
+
+class Magnitudes(nn.Module):
+    """Estimator: networks on the mixture's magnitude, one for each target, or one for several.
+
+    Args:
+        networks: magnitudes (b, c, f, k) -> (b, c, f, k), or (b, n, c, f, k) of n targets; in the order of the targets.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    @property
+    def context(self) -> int | None:
+        """Frames on either side; None where a network needs all."""
+        contexts = [getattr(network, "context", None) for network in self.networks]
+        return None if None in contexts else max(contexts)
+
+    @property
+    def grid(self) -> int:
+        """Frames."""
+        return math.lcm(*(getattr(network, "grid", 1) for network in self.networks))
+
+    @property
+    def scans(self) -> bool:
+        """Whether all networks are recurrent between an encoder and a decoder of single frames."""
+        return all(hasattr(network, "recur") for network in self.networks)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """X (b, c, f, k) complex -> V (b, n, c, f, k)."""
+        if self.scans:
+            return self.finish(X, *self.scan([X]))
+        magnitude = X.abs()
+        parts = [network(magnitude) for network in self.networks]
+        return torch.cat([V if V.ndim == 5 else V.unsqueeze(1) for V in parts], 1)
+
+    def scan(self, spectra: Iterable[Tensor]) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """For each block of X (b, c, f, k), what every network's encoder and recurrent layers make of it, (k, b, h) each.
+
+        Gives it out when it has read the block, where all networks are causal; else when it has read all.
+        """
+        blocks = (self._bridged(self._each("encode", X.abs())) for X in spectra)
+        if all(network.causal for network in self.networks):
+            states: list[Any] = [None] * len(self.networks)
+            for encoded in blocks:
+                recurrent, states = self._recurred(encoded, states)
+                yield list(zip(encoded, recurrent, strict=True))
+            return
+        held = list(blocks)
+        if held:
+            recurrent, _ = self._recurred([torch.cat(parts) for parts in zip(*held, strict=True)])
+            start = 0
+            for encoded in held:
+                now = slice(start, start + len(encoded[0]))
+                yield [(e, r[now]) for e, r in zip(encoded, recurrent, strict=True)]
+                start = now.stop
+
+    def finish(self, X: Tensor, found: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """V (b, n, c, f, k) of a block of X and of what `scan` found there."""
+        magnitude = X.abs()
+        return torch.stack([net.decode(*own, magnitude) for net, own in zip(self.networks, found, strict=True)], 1)
+
+    def fit_input(self, spectra: Iterable[Tensor]) -> None:
+        """Sets what the networks know of their input, from mixtures X (b, c, f, k); all see the same."""
+        first, *others = self.networks
+        first.fit_input(spectra)
+        with torch.no_grad():
+            for network in others:
+                network.input_mean.copy_(first.input_mean)
+                network.input_scale.copy_(first.input_scale)
+
+    def _each(self, method: str, magnitude: Tensor) -> list[Tensor]:
+        return [getattr(network, method)(magnitude) for network in self.networks]
+
+    def _bridged(self, tensors: list[Tensor]) -> list[Tensor]:
+        """What the networks tell each other: here nothing."""
+        return tensors
+
+    def _recurred(self, encoded: list[Tensor], states: Sequence[Any] | None = None) -> tuple[list[Tensor], list[Any]]:
+        jobs = list(zip(self.networks, encoded, states or [None] * len(encoded), strict=True))
+        results = _in_parallel(lambda job: job[0].recur(*job[1:]), jobs, encoded[0].device)
+        outputs, states = zip(*results, strict=True)
+        return self._bridged(list(outputs)), list(states)
+
+
+def mean_and_std(parts: Iterable[Tensor], floor: float = 1e-4) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every bin over the frames of all parts (..., f, k), (f,) each, in double precision.
+
+    Sums of squared differences from the mean are merged (Chan et al. 1983), so no digits are lost over many hours.
+
+    Args:
+        parts: are read once.
+        floor: least deviation, as a share of the largest; where all are 0 they become 1.
+
+    Raises:
+        ValueError: no frames at all.
+    """
+    count, mean, squares = 0, None, None
+    for part in parts:
+        x = part.detach().double().movedim(-2, 0).flatten(1)  # (f, frames)
+        n, own = x.shape[1], x.mean(1)
+        if n == 0:
+            continue
+        own_squares = (x - own.unsqueeze(1)).square().sum(1)
+        if mean is None:
+            count, mean, squares = n, own, own_squares
+            continue
+        shift, count = own - mean, count + n
+        mean = mean + shift * (n / count)
+        squares = squares + own_squares + shift.square() * (n * (count - n) / count)
+    if mean is None:
+        raise ValueError("no frames to take the statistics of the input from: the training set is empty")
+    std = (squares / count).sqrt()
+    peak = std.max()
+    return mean, torch.where(peak > 0, std.clamp_min(floor * peak), 1)
+
+
+def _in_parallel(work: Callable[[Any], Any], jobs: Sequence, device: torch.device) -> list:
+    """[work(job) for job in jobs], on a CPU and without gradients each in one thread: recurrent layers hardly use two."""
+    threads = torch.get_num_threads()
+    workers = min(threads, len(jobs)) if device.type == "cpu" and not torch.is_grad_enabled() else 1
+    if workers == 1:
+        return [work(job) for job in jobs]
+    inference = torch.is_inference_mode_enabled()
+
+    def worker(job: Any) -> Any:
+        with torch.inference_mode(inference), torch.no_grad():  # both are each thread's own
+            return work(job)
+
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(worker, jobs))
+    finally:
+        torch.set_num_threads(threads)  # the setting is each thread's own, but also the default of threads to come
 
 
 class UpConv2d(nn.ConvTranspose2d):

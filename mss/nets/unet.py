@@ -34,6 +34,7 @@ class UNet(nn.Module):
         norm_last: on the way up, normalise after the activation instead of before.
         dilated_head: end in one channel and a 4 x 4 convolution of dilation 2 over it.
         norm_eps: of the batch normalisations.
+        he_uniform: start from the weights of He et al. (2015), as Spleeter does; else from torch's own.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class UNet(nn.Module):
         norm_last: bool = False,
         dilated_head: bool = False,
         norm_eps: float = 1e-3,
+        he_uniform: bool = False,
     ) -> None:
         super().__init__()
         self.channels = channels
@@ -55,6 +57,7 @@ class UNet(nn.Module):
         self.norm_last = norm_last
         self.dilated_head = dilated_head
         self.norm_eps = norm_eps
+        self.he_uniform = he_uniform
 
         down = (channels, *self.filters)
         up = (*reversed(self.filters[:-1]), 1 if dilated_head else channels)
@@ -66,6 +69,9 @@ class UNet(nn.Module):
         normed = up if dilated_head else up[:-1]  # without a head the last level is the mask itself
         self.up_norm = nn.ModuleList(nn.BatchNorm2d(o, eps=norm_eps) for o in normed)
         self.head = nn.Conv2d(1, channels, 4, dilation=2, padding=3) if dilated_head else None
+        for layer in (*self.down, *self.up, *([self.head] if dilated_head else [])) if he_uniform else ():
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
 
     def forward(self, magnitude: Tensor) -> Tensor:
         """(b, c, f, k) -> (b, c, f, k) mask; f and k multiples of 2 ** len(filters)."""
@@ -91,7 +97,7 @@ class UNetMasks(nn.Module):
     """Estimator: one U-Net per target, on patches of the mixture's magnitude, below a highest bin.
 
     Args:
-        networks: one per target.
+        networks: one per target; one of a single channel sees each channel by itself.
         bins: the networks see the bins below this one.
         patch: frames per patch; the last one is filled up with silence.
         extension: what the masks are above the networks' bins. "mean": of each frame, the mean over the top
@@ -134,7 +140,7 @@ class UNetMasks(nn.Module):
         low = F.pad(magnitude[..., : self.bins, :], (0, -k % self.patch))
         patches = low.unflatten(-1, (-1, self.patch)).permute(0, 3, 1, 2, 4)  # (b, p, c, f, patch)
         groups = patches.flatten(0, 1).split(len(patches) * patches.shape[1] if self.training else self.together)
-        masks = torch.stack([torch.cat([network(group) for group in groups]) for network in self.networks], 1)
+        masks = torch.stack([torch.cat([_masked(network, group) for group in groups]) for network in self.networks], 1)
         masks = masks.unflatten(0, patches.shape[:2])  # (b, p, n, c, f, patch)
         masks = masks.permute(0, 2, 3, 4, 1, 5).flatten(-2)[..., :k]  # (b, n, c, f, k)
         return self._extended(masks, magnitude.shape[-2]) * magnitude.unsqueeze(1)
@@ -148,3 +154,10 @@ class UNetMasks(nn.Module):
         else:
             top = torch.zeros_like(masks[..., -1:, :])
         return torch.cat([masks, top.expand(*masks.shape[:-2], above, masks.shape[-1])], -2)
+
+
+def _masked(network: nn.Module, patches: Tensor) -> Tensor:
+    """Masks of patches (p, c, f, k)."""
+    if getattr(network, "channels", None) == 1:
+        return network(patches.flatten(0, 1).unsqueeze(1)).view_as(patches)
+    return network(patches)

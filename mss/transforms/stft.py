@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +23,14 @@ WINDOWS = {"hann": torch.hann_window, "hamming": torch.hamming_window}
 
 @dataclass(frozen=True)
 class STFT:
-    """Centred short-time Fourier transform with zero padding (Allen & Rabiner 1977).
+    """Centred short-time Fourier transform (Allen & Rabiner 1977).
 
     Args:
         n_fft: window and transform length, samples.
-        hop: samples between frames.
+        hop: samples between frames, at most three quarters of the window (768 of 1024: Jansson et al. 2017).
         window: "hann" or "hamming" (periodic).
+        padding: what is before the first sample and after the last: "zeros", or "reflect", the waveform backwards
+            (Open-Unmix).
 
     Example:
         >>> transform = STFT()
@@ -38,12 +41,15 @@ class STFT:
     n_fft: int = 4096
     hop: int = 1024
     window: str = "hann"
+    padding: Literal["zeros", "reflect"] = "zeros"
 
     def __post_init__(self) -> None:
         if self.window not in WINDOWS:
             raise ValueError(f"window must be one of {', '.join(WINDOWS)}, not {self.window!r}")
-        if not 0 < self.hop <= self.n_fft // 2:
-            raise ValueError(f"hop must be between 1 and n_fft // 2 = {self.n_fft // 2} samples, not {self.hop}")
+        if self.padding not in ("zeros", "reflect"):
+            raise ValueError(f"padding must be 'zeros' or 'reflect', not {self.padding!r}")
+        if not 0 < self.hop <= 3 * self.n_fft // 4:
+            raise ValueError(f"hop must be between 1 and 3 n_fft // 4 = {3 * self.n_fft // 4} samples, not {self.hop}")
 
     @property
     def bins(self) -> int:
@@ -52,7 +58,7 @@ class STFT:
 
     def frames(self, length: int) -> int:
         """Number of frames of a waveform of `length` samples."""
-        return 1 + length // self.hop
+        return 1 + (length // self.hop if self._dense else -(-length // self.hop))
 
     def multiplicity(self, like: Tensor) -> Tensor:
         """(f, 1), dtype and device of `like`: how many bins of the two-sided spectrum each bin stands for, 1 or 2."""
@@ -60,9 +66,8 @@ class STFT:
         return 2 - ((bins == 0) | (2 * bins == self.n_fft)).to(like.dtype)
 
     def __call__(self, waveform: Tensor) -> Tensor:
-        """Analyses (..., t) into (..., f, k) complex, k = 1 + t // hop; frame j is centred on sample j * hop."""
-        half = self.n_fft // 2
-        return self._analyse(F.pad(waveform, (half, half)))
+        """Analyses (..., t) into (..., f, k) complex, k = frames(t); frame j is centred on sample j * hop."""
+        return self._analyse(self._padded(waveform, self.n_fft // 2, self._after(waveform.shape[-1])))
 
     def inverse(self, X: Tensor, length: int) -> Tensor:
         """Synthesises (..., f, k) complex into (..., length): exactly the waveform where X is its STFT."""
@@ -101,15 +106,19 @@ class STFT:
         Put together along the last axis they are the STFT of the blocks put together; memory is bounded by the block sizes.
         """
         half, pending, length = self.n_fft // 2, None, 0
+        left = half  # samples of padding still to come
+        kept = 0 if self._dense else 2 * self.hop  # for the padding after the last to reflect
         ready = (size - 1) * self.hop + self.n_fft
         for waveform in waveforms:
             length += waveform.shape[-1]
-            pending = F.pad(waveform, (half, 0)) if pending is None else torch.cat([pending, waveform], -1)
-            while pending.shape[-1] >= ready:
+            pending = waveform if pending is None else torch.cat([pending, waveform], -1)
+            if left and pending.shape[-1] > half:  # enough to reflect
+                pending, left = self._padded(pending, left, 0), 0
+            while not left and pending.shape[-1] > ready + kept:
                 yield self._analyse(pending[..., :ready])
                 pending = pending[..., size * self.hop :]
         if pending is not None:
-            pending = F.pad(pending, (0, half))
+            pending = self._padded(pending, left, self._after(length))
             while pending.shape[-1] >= self.n_fft:
                 yield self._analyse(pending[..., :ready])
                 pending = pending[..., size * self.hop :]
@@ -129,6 +138,25 @@ class STFT:
             skip = max(skip - done.shape[-1], 0)
         if adder.tail is not None:
             yield adder.tail[..., skip:] / envelope.tail[skip:].clamp_min(torch.finfo(envelope.tail.dtype).tiny)
+
+    @property
+    def _dense(self) -> bool:
+        """Whether the last frame that is centred within the waveform reaches its end."""
+        return self.hop <= self.n_fft // 2
+
+    def _after(self, length: int) -> int:
+        """Samples of padding after the last."""
+        half = self.n_fft // 2
+        return half if self._dense else (self.frames(length) - 1) * self.hop + half - length
+
+    def _padded(self, x: Tensor, left: int, right: int) -> Tensor:
+        """(..., t) with `left` and `right` more samples; what is shorter than them is reflected again and again."""
+        while self.padding == "reflect" and (left or right) and x.shape[-1] > 1:
+            most = x.shape[-1] - 1
+            now = min(left, most), min(right, most)
+            x = F.pad(x.reshape(1, -1, x.shape[-1]), now, mode="reflect").reshape(*x.shape[:-1], -1)
+            left, right = left - now[0], right - now[1]
+        return F.pad(x, (left, right))
 
     def _analyse(self, padded: Tensor) -> Tensor:
         flat = padded.reshape(-1, padded.shape[-1])

@@ -1,0 +1,199 @@
+"""A run of `python -m mss.train`: everything is built and checked before the first step, then trained, then summed up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from torch import nn
+
+import mss
+from mss.cli import UsageError
+from mss.data import augment
+from mss.data.datamodule import DataModule
+from mss.spec import build, spec
+from mss.training import setup
+from mss.training.callbacks import BestSeparator, Examples, Lines
+from mss.training.module import DivergedError, Training
+
+if TYPE_CHECKING:
+    from mss.separator import Separator
+    from mss.train import Options
+
+__all__ = ["Run"]
+
+log = logging.getLogger(__name__)
+LAST, BEST = "last.ckpt", "best.safetensors"
+WRAPPERS = ("Chunked", "EachChannel", "Shifted", "StereoPairs", "WithResidual")
+
+
+class Run:
+    """One training, built from its options.
+
+    Args:
+        options: of the command line.
+        out: folder of the run.
+        command: that it was started with, for the checkpoint.
+
+    Raises:
+        UsageError: something that the options say cannot be; nothing was trained or written.
+    """
+
+    def __init__(self, options: Options, out: Path, command: str) -> None:
+        self.options = options
+        self.out = out
+        self.last = out / LAST
+        self._refuse_what_is_there()
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        lightning.seed_everything(options.seed, verbose=False)
+        try:
+            self.separator: Separator = build(options.separator)
+            self.finished = wrapped(self.separator, options.wrap)
+            self.data = self._data()
+            self.module = self._module()
+            metadata = self._metadata(command)
+            best = BestSeparator(out / BEST, monitor=options.monitor, mode=options.mode, metadata=metadata)
+            self.best = best
+            self.trainer = self._trainer([best, *self._callbacks()], metadata["config"])
+        except UsageError:
+            raise
+        except (ValueError, TypeError, ImportError) as error:  # refusals in a sentence, and what Lightning refuses
+            raise UsageError(str(error)) from error
+
+    def train(self) -> bool:
+        """Trains to the end; returns whether it got there."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")  # advice on workers and logging intervals
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+            resumed = str(self.last) if self.options.resume and self.last.is_file() else None
+            try:
+                self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
+            except DivergedError as error:
+                sys.stderr.write(f"error: {error}\n")
+                return False
+        if self.trainer.interrupted:
+            raise KeyboardInterrupt
+        if self.trainer.is_global_zero:
+            self._sum_up()
+        return True
+
+    def _refuse_what_is_there(self) -> None:
+        if self.options.resume:
+            if not self.last.is_file():
+                log.warning("%s: nothing to resume, the run starts anew", self.out)
+        elif self.last.exists() or (self.out / BEST).exists():
+            raise UsageError(
+                f"{self.out} has a run already: go on with it by resume=true, or give another folder, out="
+            )
+
+    def _data(self) -> DataModule:
+        options = self.options
+        classes = options.classes or self.separator.targets
+        data = DataModule(
+            **options.data, targets=tuple(classes), sample_rate=self.separator.sample_rate, seed=options.seed
+        )
+        data.prepare_data()
+        data.setup("fit")
+        return data
+
+    def _module(self) -> Training:
+        options = self.options
+        chain = augment.Augment([build(item) for item in options.augment]) if options.augment else None
+        optimizer, schedule = dict(options.optimizer), dict(options.schedule)
+        return Training(
+            self.separator,
+            setup.losses_of(options.losses),
+            self.data.stems,
+            augment=chain,
+            optimizer=setup.optimizer_of(optimizer.pop("name"), optimizer),
+            scheduler=setup.schedule_of(schedule.pop("name"), schedule),
+            finished=self.finished,
+            classes=options.classes,
+            seed=options.seed,
+        )
+
+    def _callbacks(self) -> list[Callback]:
+        options = self.options
+        callbacks: list[Callback] = [
+            Examples(every=options.examples),
+            LearningRateMonitor(),
+            ModelCheckpoint(self.out, LAST.removesuffix(".ckpt"), enable_version_counter=False),
+        ]
+        if options.ema is not None:
+            callbacks.append(setup.average(options.ema))
+        if options.early_stopping is not None:
+            callbacks.append(setup.patience(options.early_stopping, options.monitor, options.mode))
+        if self._bar:
+            callbacks.append(TQDMProgressBar())
+        elif not options.quiet:
+            callbacks.append(Lines())
+        return callbacks
+
+    def _trainer(self, callbacks: list[Callback], config: dict[str, Any]) -> lightning.Trainer:
+        options = self.options
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        given = {name: value for name, value in options.trainer.items() if value is not None}
+        given |= {"enable_progress_bar": self._bar}
+        loggers = setup.logger_of(options.logger, self.out, options.name, options.wandb, config)
+        sampler = {"use_distributed_sampler": False, "enable_model_summary": False}  # the data see to their own share
+        return lightning.Trainer(**(given | sampler), logger=loggers, callbacks=callbacks, default_root_dir=self.out)
+
+    @property
+    def _bar(self) -> bool:
+        """Whether there is someone to watch a progress bar; a log file gets lines."""
+        wanted = self.options.trainer.get("enable_progress_bar") is not False
+        return wanted and not self.options.quiet and sys.stderr.isatty()
+
+    def _metadata(self, command: str) -> dict[str, Any]:
+        """What the checkpoint says of how it was made."""
+        options = self.options
+        config = {name: value for name, value in vars(options).items() if name not in ("resume", "quiet", "out")}
+        return {
+            "config": json.loads(json.dumps(config, default=str)),
+            "augmentation": spec(self.module.augment) if isinstance(self.module.augment, nn.Module) else None,
+            "data_digest": self.data.digest,
+            "command": command,
+            "commit": commit(),
+            **({"licence": options.licence} if options.licence else {}),
+        }
+
+    def _sum_up(self) -> None:
+        """Tells where the result is, how it scored, and what to do with it."""
+        path = self.out / BEST
+        if self.options.quiet or not path.is_file():
+            return
+        scores = [f"{name.removeprefix('valid/')} {value:.3f}" for name, value in sorted(self.best.scores.items())]
+        print(f"{path}: epoch {self.trainer.current_epoch}, validation: {', '.join(scores)}")
+        print(f"use it: python -m mss.separate song.mp3 --model {path}")
+        print(f"score it: python -m mss.evaluate data={self.options.data['root'] or 'FOLDER'} separator={path}")
+
+
+def wrapped(separator: Separator, wrap: dict[str, Any]) -> Separator:
+    """The separator inside the wrappers named, the first the innermost."""
+    for name, options in wrap.items():
+        if options is None:  # how an experiment takes away what its recipe has
+            continue
+        if name not in WRAPPERS:
+            raise UsageError(f"there is no wrapper {name!r}: there are {', '.join(WRAPPERS)}")
+        separator = partial(getattr(mss, name), separator)(**options)
+    return separator
+
+
+def commit() -> str | None:
+    """The commit of the source tree that runs, if it is one."""
+    folder = Path(__file__).parent.parent.parent
+    if not (folder / ".git").exists():
+        return None
+    done = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

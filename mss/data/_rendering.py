@@ -1,0 +1,143 @@
+"""MIDI files to parts, and parts to sound, through symusic and a SoundFont; reverb and chorus are not used, so parts add up."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mss.data._songs import Part, Sketch
+from mss.data.tracks import TrackError
+
+__all__ = ["MidiError", "arranged", "read_midi", "render", "require_soundfont", "require_symusic"]
+
+INSTALL = "pip install 'mss-separation[synthetic]'"
+STEMS = ("drums", "bass", "other")
+BASSES = range(32, 40)  # programs of General MIDI
+
+
+class MidiError(TrackError):
+    """A MIDI file that no song can be made of."""
+
+
+def require_symusic() -> Any:
+    """The package symusic.
+
+    Raises:
+        ImportError: it is not there; how to install it.
+    """
+    try:
+        import symusic
+    except ImportError as error:
+        raise ImportError(
+            f"synthetic songs are rendered by the package symusic, which is missing: {INSTALL}"
+        ) from error
+    return symusic
+
+
+def require_soundfont(path: Path) -> None:
+    """Raises TrackError unless the file begins like a SoundFont."""
+    if not path.is_file():
+        raise TrackError(f"{path}: there is no such SoundFont; give an .sf2 file")
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[:4] != b"RIFF" or head[8:] != b"sfbk":
+        raise TrackError(f"{path} is not a SoundFont: give an .sf2 file")
+
+
+def read_midi(path: Path) -> list[Part]:
+    """The parts of a MIDI file, those with notes; the drum channel is drums, basses are known by program or name.
+
+    Raises:
+        MidiError: not a MIDI file, or one without drums, without bass or without others.
+    """
+    symusic = require_symusic()
+    try:
+        score = symusic.Score(str(path)).to("second")
+    except (RuntimeError, ValueError) as error:
+        raise MidiError(f"{path} cannot be read as a MIDI file: {str(error)[:100]}") from error
+    parts = []
+    for track in score.tracks:
+        notes = [(note.time, note.duration, note.pitch, note.velocity) for note in track.notes if note.velocity > 0]
+        bass = track.program in BASSES or "bass" in track.name.lower()
+        if notes:
+            parts.append(Part("drums" if track.is_drum else "bass" if bass else "other", track.program, notes))
+    if lacking := set(STEMS) - {part.stem for part in parts}:
+        raise MidiError(f"{path} has no notes for {', '.join(sorted(lacking))}")
+    return parts
+
+
+def arranged(parts: list[Part], rng: random.Random, seconds: float) -> Sketch:
+    """A song from `seconds` of a MIDI file: anywhere in it, at another tempo and key, by other instruments of its families.
+
+    The place is drawn around a note of the stem that has fewest, up to eight times until all three play there. One part of
+    middle or high pitch is sung; mostly, no instrument plays it then.
+    """
+    faster = 2 ** rng.uniform(-0.25, 0.25)
+    end = max(onset + duration for part in parts for onset, duration, *_ in part.notes) / faster
+    shift, new = rng.randint(-5, 6), []
+    rare = min(STEMS, key=lambda stem: sum(len(part.notes) for part in parts if part.stem == stem))
+    onsets = [note[0] / faster for part in parts if part.stem == rare for note in part.notes]
+    for _ in range(8):
+        start = min(max(rng.choice(onsets) - rng.uniform(0, seconds), 0), max(end - seconds, 0))
+        new = [_window(part, start, seconds, faster, shift) for part in parts]
+        if {part.stem for part in new if part.notes} == set(STEMS):
+            break
+    new = [part for part in new if part.notes]
+    for part in new:
+        if part.stem == "drums":
+            part.program = rng.choice((16, 16, 40, part.program))  # kits whose snare is sustained
+        elif rng.random() < 0.7:
+            part.program = part.program // 8 * 8 + rng.randrange(8)
+    high = [part for part in new if part.stem == "other" and np.mean([note[2] for note in part.notes]) >= 52]
+    sung = rng.choice(high) if high else None
+    if sung is not None and len(high) > 1 and rng.random() < 0.7:
+        new.remove(sung)
+    return Sketch(new, sung.notes if sung is not None else [])
+
+
+def _window(part: Part, start: float, seconds: float, faster: float, shift: int) -> Part:
+    """What begins from `start` on, as seconds of the faster song; drums are not transposed."""
+    shift = 0 if part.stem == "drums" else shift
+    notes = [
+        (onset / faster - start, duration / faster, min(max(pitch + shift, 0), 127), velocity)
+        for onset, duration, pitch, velocity in part.notes
+        if 0 <= onset / faster - start < seconds
+    ]
+    return Part(part.stem, part.program, notes)
+
+
+def render(part: Part, soundfont: Path, *, seconds: float, sample_rate: int) -> Tensor:
+    """What a part sounds like, (2, t) float32: with the first program of the SoundFont where it lacks the part's."""
+    symusic = require_symusic()
+    length = round(seconds * sample_rate)
+    out = torch.zeros(2, length)
+    if not part.notes:
+        return out
+    onset, duration, pitch, velocity = zip(*part.notes, strict=True)
+    notes = symusic.Note.from_numpy(
+        np.array(onset, np.float32),
+        np.maximum(np.array(duration, np.float32), 0.03),
+        np.array(pitch, np.int8),
+        np.array(velocity, np.int8),
+        ttype="second",
+    )
+    for program in dict.fromkeys((part.program, 0)):
+        score = symusic.Score(ttype="second")
+        track = symusic.Track("", program, part.stem == "drums", ttype="second")
+        track.notes = notes
+        score.tracks.append(track)
+        try:
+            # a new one each time: it remembers samples as they were first used, and so depends on what it has played
+            sound = symusic.Synthesizer(str(soundfont), sample_rate, 0).render(score, True)
+        except TypeError as error:  # the bindings of 0.6.0 do not return arrays
+            raise ImportError(f"symusic {symusic.__version__} cannot render; another can: {INSTALL}") from error
+        sound = torch.from_numpy(np.ascontiguousarray(sound[:, :length]))
+        if bool(sound.any()):
+            out[:, : sound.shape[-1]] = sound
+            break
+    return out

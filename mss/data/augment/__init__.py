@@ -1,0 +1,26 @@
+"""Augmentation of stems, on their device, before they are summed to a mixture."""
+
+from mss.data.augment.base import Augment, Augmentation
+from mss.data.augment.dynamics import Clip, Compression
+from mss.data.augment.levels import ChannelSwap, Gain, Level, Pan, Polarity, Remix, Shift, Width
+from mss.data.augment.pitch import PitchTempo
+from mss.data.augment.sound import Codec, Equalizer, Reverb
+
+__all__ = [
+    "Augment",
+    "Augmentation",
+    "ChannelSwap",
+    "Clip",
+    "Codec",
+    "Compression",
+    "Equalizer",
+    "Gain",
+    "Level",
+    "Pan",
+    "PitchTempo",
+    "Polarity",
+    "Remix",
+    "Reverb",
+    "Shift",
+    "Width",
+]

@@ -1,0 +1,118 @@
+"""Pitch and tempo by a phase vocoder and a change of the sample rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mss.audio import resample
+from mss.data.augment.base import Augmentation
+from mss.transforms import STFT
+
+__all__ = ["PitchTempo", "pitch_ratio", "stretched"]
+
+
+class PitchTempo(Augmentation):
+    """Transposes an item by some semitones and plays it faster or slower, all its stems alike.
+
+    A phase vocoder stretches all items at once, each at its own rate; then those of each transposition are resampled
+    together, so there is one pass for each of `semitones` and no more. The length is kept: what became longer is cut, what
+    became shorter ends in silence.
+
+    Args:
+        semitones: one of these is drawn for each item; 0 is allowed. Frequency ratios are rounded to fractions of up to 64,
+            within 2 cents up to an octave.
+        tempi: one of these is drawn for each item; 1.1 is a tenth faster. Demucs draws from 12 % either way.
+        p: probability per item.
+    """
+
+    whole_items = True
+
+    def __init__(
+        self, semitones: Sequence[float] = (-2, -1, 1, 2), tempi: Sequence[float] = (1.0,), *, p: float = 0.2
+    ) -> None:
+        super().__init__(p)
+        if not semitones or any(abs(x) > 24 for x in semitones):
+            raise ValueError(f"semitones is a list of at least one number up to 24 either way, not {semitones}")
+        if not tempi or any(not 0.25 <= x <= 4 for x in tempi):
+            raise ValueError(f"tempi is a list of at least one factor from 0.25 to 4, not {tempi}")
+        self.semitones = tuple(semitones)
+        self.tempi = tuple(tempi)
+
+    def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        (r, s), t = x.shape[:2], x.shape[-1]
+        pitch = torch.randint(len(self.semitones), (r,), generator=generator)
+        tempo = torch.randint(len(self.tempi), (r,), generator=generator)
+        ratios = [pitch_ratio(n) for n in self.semitones]
+        tempi, factors = (
+            torch.tensor([float(q) for q in these], dtype=torch.float64) for these in (self.tempi, ratios)
+        )
+        rate = tempi[tempo] / factors[pitch]
+        rate = rate.to(x.device, x.dtype, non_blocking=True).repeat_interleave(s)
+        long = stretched(x.flatten(0, 1), rate, math.ceil(t * max(1, *map(float, ratios)))).unflatten(0, (r, s))
+        out = torch.empty_like(x)
+        for number, ratio in enumerate(ratios):
+            rows = (pitch == number).nonzero().squeeze(-1)
+            if len(rows):
+                rows = rows.to(x.device, non_blocking=True)
+                y = long[rows][..., : math.ceil(t * ratio)]
+                y = resample(y, ratio.numerator, ratio.denominator)[..., :t]
+                out[rows] = F.pad(y, (0, t - y.shape[-1]))
+        return out
+
+
+def pitch_ratio(semitones: float) -> Fraction:
+    """The frequency ratio of an interval of equal temperament, as a fraction that resampling is cheap with."""
+    return Fraction(2 ** (semitones / 12)).limit_denominator(64)
+
+
+def stretched(x: Tensor, rate: Tensor, length: int) -> Tensor:
+    """Plays each of x (r, c, t) `rate` (r,) times as fast at the same pitch: (r, c, length), silent where it has ended.
+
+    A phase vocoder whose phases are locked to those of spectral peaks (J. Laroche, M. Dolson, "Improved phase vocoder
+    time-scale modification of audio", IEEE TSAP 7(3), 1999). They are advanced for the sum of the channels, and each channel
+    is turned as it is, so the stereo image stands still.
+    """
+    transform = STFT(2048, 512)
+    X = transform(F.pad(x, (0, transform.n_fft)))  # (r, c, f, k)
+    last = X.shape[-1] - 2
+    frames = transform.frames(length)
+    place = rate.unsqueeze(-1) * torch.arange(frames, device=x.device, dtype=x.dtype)  # (r, frames)
+    here = place.floor().clamp(max=last).long()
+    part = (place - here).clamp(0, 1)[:, None, None]
+    magnitude, phase = X.abs(), X.angle()
+    magnitude = _at(magnitude, here).lerp(_at(magnitude, here + 1), part.expand(*X.shape[:-1], -1))
+    both = X.sum(1, keepdim=True)
+    middle = both.angle()  # (r, 1, f, k)
+    turns = (torch.arange(transform.bins, device=x.device) * transform.hop % transform.n_fft) / transform.n_fft
+    expected = 2 * math.pi * turns.to(x.dtype).unsqueeze(-1)  # of a bin's centre, from one input frame to the next
+    now = _at(middle, here)
+    turn = _at(middle, here + 1) - now - expected
+    advance = expected + turn - 2 * math.pi * (turn / (2 * math.pi)).round()  # from one output frame to the next
+    total = now[..., :1] + F.pad(advance[..., :-1].cumsum(-1), (1, 0))
+    peak = _nearest_peak(_at(both.abs(), here))
+    Y = torch.polar(magnitude, _at(phase, here) + (total - now).gather(-2, peak))
+    y = transform.inverse(Y, length)
+    ended = torch.arange(length, device=x.device) >= (x.shape[-1] / rate).unsqueeze(-1)
+    return torch.where(ended.unsqueeze(1), 0, y)
+
+
+def _nearest_peak(magnitude: Tensor) -> Tensor:
+    """For each bin of magnitude (..., f, k) the bin of the closest peak, which is the largest of five."""
+    bins = magnitude.shape[-2]
+    around = F.max_pool2d(magnitude, (5, 1), 1, (2, 0))
+    bin = torch.arange(bins, device=magnitude.device).unsqueeze(-1).expand(magnitude.shape)
+    is_peak = magnitude >= around
+    below = torch.where(is_peak, bin, -bins).cummax(-2).values
+    above = torch.where(is_peak, bin, 2 * bins).flip(-2).cummin(-2).values.flip(-2)
+    return torch.where(bin - below <= above - bin, below, above)
+
+
+def _at(values: Tensor, frame: Tensor) -> Tensor:
+    """values (r, c, f, k) at the frames (r, j) of each row: (r, c, f, j)."""
+    return values.gather(-1, frame[:, None, None].expand(*values.shape[:-1], -1))

@@ -1,0 +1,181 @@
+"""python -m mss.train experiment=umx data.root=musdb18: trains a separator, and keeps the best one as one file.
+
+Exit codes: 0 done, 1 the training failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mss.apps.configured import configured
+from mss.cli import FAILED, UsageError, exit_code, set_up_logging, start_torch
+from mss.files import config_folder
+
+if TYPE_CHECKING:
+    from mss.apps.training import Run
+
+__all__ = ["Options", "main", "train"]
+
+FREE = (
+    "data.synthetic",
+    "separator",
+    "network",
+    "wrap",
+    "losses",
+    "optimizer",
+    "schedule",
+    "wandb",
+)  # take what those they name take
+GIVEN = ("self", "targets", "sample_rate", "seed")  # arguments of the data that follow from the rest
+
+
+@dataclass
+class Options:
+    """What may be set, as name=value; what an experiment is made of is in conf/experiment.
+
+    Args:
+        name: of the run; an experiment has its own.
+        data: arguments of `mss.data.DataModule`; data.root is the folder of the data set.
+        separator: what is trained, as `mss.build` takes it.
+        network: one that the separator has, as ${network}, once or more often.
+        wrap: what is put around it in the end, from the inside out, e.g. {WithResidual: {name: accompaniment}}.
+        classes: what deep clustering is to tell apart, where that is not what the separator calls its targets.
+        losses: name -> weight, or name -> {weight: 1, options} (`mss.training.losses`).
+        augment: modules of `mss.data.augment`, as `mss.build` takes them.
+        optimizer: name of one of torch.optim, and its options.
+        schedule: plateau, cosine, exponential or constant, and its options (`mss.training.setup`).
+        ema: share of itself that the moving average of the weights keeps at each step, e.g. 0.999. Default: none is kept.
+        early_stopping: epochs without getting better after which the training ends. Default: it goes on.
+        monitor: what "best" is measured by: valid/loss, or valid/sdr with mode=max.
+        mode: min or max.
+        trainer: arguments of Lightning's Trainer.
+        logger: any of csv, tensorboard, wandb.
+        wandb: arguments of Lightning's WandbLogger; wandb.offline=true needs no account.
+        examples: epochs between sounds and pictures of the first validation song, for tensorboard and wandb.
+        threads: of the CPU. Default: all.
+        seed: of everything.
+        out: folder of the run.
+        resume: go on where the run in `out` was interrupted.
+        licence: of the weights, kept in the file.
+        quiet: print nothing but errors.
+    """
+
+    name: str = "run"
+    data: dict[str, Any] = field(default_factory=dict)
+    separator: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    wrap: dict[str, Any] = field(default_factory=dict)
+    classes: list[str] | None = None
+    losses: dict[str, Any] = field(default_factory=dict)
+    augment: list[Any] = field(default_factory=list)
+    optimizer: dict[str, Any] = field(default_factory=lambda: {"name": "Adam", "lr": 1e-3, "weight_decay": 0.0})
+    schedule: dict[str, Any] = field(default_factory=lambda: {"name": "constant"})
+    ema: float | None = None
+    early_stopping: int | None = None
+    monitor: str = "valid/loss"
+    mode: str = "min"
+    trainer: dict[str, Any] = field(default_factory=dict)
+    logger: list[str] = field(default_factory=lambda: ["csv"])
+    wandb: dict[str, Any] = field(default_factory=lambda: {"project": "mss", "offline": False})
+    examples: int = 10
+    threads: int | None = None
+    seed: int = 42
+    out: str = "trained/${name}"
+    resume: bool = False
+    licence: str | None = None
+    quiet: bool = False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    return exit_code(lambda: run(sys.argv[1:] if argv is None else list(argv)))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Reads the command line with Hydra and trains once, or once for each of a sweep."""
+    from hydra.core.config_store import ConfigStore
+
+    if not any(argument in ("--help", "-h", "--hydra-help", "--version") for argument in argv):
+        start_torch()
+    defaults = schema()
+    ConfigStore.instance().store("train_options", defaults)
+    command = shlex.join(["python", "-m", "mss.train", *argv])
+    # defaults are in signatures, not in YAML, so what an override names is often not there yet; `build` finds what is wrong
+    argv = [f"++{argument}" if argument.startswith(FREE) and "=" in argument else argument for argument in argv]
+    return configured(
+        "train", argv, lambda config: train(config, command), known(defaults), search=str(config_folder())
+    )
+
+
+def schema() -> DictConfig:
+    """All options with their defaults; those of the data and of the trainer are what their constructors say."""
+    import lightning
+
+    from mss.data.datamodule import DataModule
+
+    config = OmegaConf.create({option.name: value_of(option) for option in fields(Options)})
+    config.data = defaults_of(DataModule.__init__, GIVEN)
+    left_out = (
+        "self",
+        "logger",
+        "callbacks",
+        "plugins",
+        "profiler",
+        "default_root_dir",
+        "model_registry",
+        "fast_dev_run",
+    )
+    config.trainer = defaults_of(lightning.Trainer.__init__, left_out)
+    return config
+
+
+def value_of(option: Any) -> Any:
+    """The default of a dataclass's field."""
+    return option.default if callable(option.default_factory) is False else option.default_factory()
+
+
+def defaults_of(function: Callable, left_out: Sequence[str]) -> dict[str, Any]:
+    """Name -> default of a function's arguments, "???" where there is none."""
+    arguments = inspect.signature(function).parameters.values()
+    plain = {p.name: "???" if p.default is p.empty else p.default for p in arguments if p.name not in left_out}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+
+
+def known(config: DictConfig) -> list[str]:
+    """The names of all options, with dots."""
+    inner = [f"{group}.{name}" for group in ("data", "trainer", "optimizer", "wandb") for name in config[group]]
+    return [*map(str, config), "experiment", *inner]
+
+
+def train(config: DictConfig, command: str) -> int:
+    """Trains one separator; returns the exit code."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    set_up_logging(config.quiet)
+    hydra = HydraConfig.get()
+    out = Path(config.out)
+    if hydra.mode == RunMode.MULTIRUN:  # every run of a sweep has its own folder
+        out = out / (hydra.job.override_dirname or str(hydra.job.num)).replace("/", "_")
+    if not config.separator:
+        there = ", ".join(sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml")))
+        raise UsageError(f"nothing to train: choose an experiment, e.g. experiment=umx; there are {there}")
+    options = OmegaConf.to_container(config, resolve=True)
+    from mss.apps.training import Run
+
+    started: Run = Run(Options(**options), out, command)
+    return 0 if started.train() else FAILED
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    sys.exit(main())

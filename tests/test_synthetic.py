@@ -1,0 +1,294 @@
+"""Synthetic songs: the same for the same number, made of stems that sound like what they are called."""
+
+import hashlib
+import importlib
+import os
+import pickle
+import random
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mss.audio import write
+from mss.data import TrackError, common_stems, find_tracks
+from mss.data import synthetic as module
+from mss.data._rendering import arranged, read_midi
+from mss.data._songs import compose
+from mss.data._styles import STYLES
+from mss.data._voice import sing
+from mss.data.synthetic import STEMS, Synthetic, find_soundfont
+from mss.transforms import STFT
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("MSS_DATA", ROOT.parent / "shared"))
+RATE = 22050
+needs_shared = pytest.mark.skipif(not (SHARED / "midi").is_dir(), reason="no MIDI files: set MSS_DATA")
+
+
+@pytest.fixture(scope="module")
+def soundfont() -> Path:
+    pytest.importorskip("symusic", exc_type=ImportError)
+    return find_soundfont() or pytest.skip("no SoundFont")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_songs():
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Synthetic, "LENGTH", 4.0)
+    patch.setattr(Synthetic, "TOGETHER", 2)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def songs(soundfont) -> Synthetic:
+    return Synthetic([soundfont], seconds=2, sample_rate=RATE, seed=3)
+
+
+@pytest.fixture(scope="module")
+def six(songs) -> torch.Tensor:
+    """(song, s, c, t), eight seconds each."""
+    return torch.stack([songs.song(number, 8) for number in range(6)])
+
+
+def spectrum(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frequencies (f,) and power (..., f) summed over time and channels."""
+    transform = STFT(2048, 512)
+    return torch.arange(transform.bins) * RATE / 2048, transform(x).abs().square().sum((-1, -3))
+
+
+def test_an_excerpt_depends_on_its_number_alone(songs, soundfont):
+    once = {i: songs[i] for i in (0, 1, 300)}
+    assert once[0].shape == (4, 2, 2 * RATE)
+    assert once[0].dtype == torch.float32
+    assert not torch.equal(once[0], once[1])
+    again = pickle.loads(pickle.dumps(songs))
+    assert not again._made
+    for i in (300, 1, 0, 1):
+        assert torch.equal(again[i], once[i])
+    other = Synthetic([soundfont], seconds=2, sample_rate=RATE, seed=4)
+    assert not torch.equal(other[0], once[0])
+    assert len(songs) == 64 * Synthetic.PER_SONG
+    assert songs[len(songs)].isfinite().all()  # and on
+
+
+def test_another_process_hears_the_same(songs, soundfont):
+    code = (
+        "import sys; from mss.data.synthetic import Synthetic; Synthetic.LENGTH, Synthetic.TOGETHER = 4.0, 2\n"
+        f"x = Synthetic([sys.argv[1]], seconds=2, sample_rate={RATE}, seed=3)[1]\n"
+        "import hashlib; print(hashlib.sha256((x * 32767).round().short().numpy().tobytes()).hexdigest())"
+    )
+    there = subprocess.run([sys.executable, "-c", code, str(soundfont)], capture_output=True, text=True, check=True)
+    here = hashlib.sha256((songs[1] * 32767).round().short().numpy().tobytes()).hexdigest()
+    assert there.stdout.strip() == here
+
+
+def test_excerpts_are_coherent_or_mixed_as_asked(soundfont):
+    """Of one song and time, an excerpt is found in that song; else, its stems are of different places."""
+
+    def where(x, songs):
+        """The song and start of each stem, where it sounds."""
+        found = []
+        for stem, part in enumerate(x):
+            loud = int(part[0].abs().argmax())
+            for number in range(2):
+                whole = songs._song(number)[stem].float() / 32767
+                at = (whole[0] == part[0, loud]).nonzero().flatten() - loud
+                starts = [s for s in at.tolist() if s >= 0 and torch.equal(whole[:, s : s + part.shape[-1]], part)]
+                found += [(number, start) for start in starts[:1] if part.any()]
+        return set(found)
+
+    one = Synthetic([soundfont], seconds=2, sample_rate=RATE, coherent=1)
+    mixed = Synthetic([soundfont], seconds=2, sample_rate=RATE, coherent=0)
+    assert [len(where(one[i], one)) for i in range(4)] == [1] * 4
+    assert all(len(where(mixed[i], mixed)) > 1 for i in range(4))
+
+
+def test_stems_sound_as_they_are_called(six):
+    """Medians over six songs."""
+    assert six.isfinite().all()
+    assert (six.square().mean((-1, -2)) > 1e-7).all()  # all of them sound
+    assert six.abs().max() <= 0.981
+    assert six.sum(1).abs().max() <= 0.981
+    hz, power = spectrum(six)  # (song, s, f)
+    centroid = ((power * hz).sum(-1) / power.sum(-1)).median(0).values
+    drums, bass, other, vocals = centroid.tolist()
+    assert bass < 300 < min(other, vocals)
+    assert bass < vocals < 3000
+    assert drums > 2 * bass
+    low = (power[..., hz < 300].sum(-1) / power.sum(-1)).median(0).values
+    assert low[1] > 0.8
+    assert low[3] < 0.6
+    assert low[1] > low[2]
+    flux = STFT(1024, 256)(six).abs().mean(2).add(1e-4).log().diff(dim=-1).clamp_min(0).mean(-2)
+    flux = flux - flux.median(-1, keepdim=True).values
+    onsets = (flux > 0.25).sum(-1).float().median(0).values  # frames that begin something
+    assert onsets[0] > 16  # two a second
+
+
+def test_levels_are_those_of_real_stems(songs):
+    """Before the peak of a song is brought within range: mean and deviation of what the desk gives."""
+    x = torch.randn(1, 4, 2, 2000, generator=torch.Generator().manual_seed(0))
+    levels = []
+    for seed in range(60):
+        y = module._recorded(x, RATE, torch.Generator().manual_seed(seed))
+        levels.append(10 * y.square().mean((0, 2, 3)).log10())
+    levels = torch.stack(levels)
+    torch.testing.assert_close(levels.mean(0), torch.tensor(module.RMS), atol=1.6, rtol=0)
+    assert (levels.std(0) - 4).abs().max() < 1.2
+
+
+def test_the_voice_sings_the_notes():
+    melody = [(0.1, 0.8, 57, 100), (1.0, 0.9, 64, 100), (2.4, 0.5, 60, 90)]
+    for seed in range(4):
+        y = sing(melody, seconds=3, sample_rate=RATE, rng=random.Random(seed))
+        assert y.shape == (3 * RATE,)
+        assert float(y.abs().max()) == 1
+        assert y[int(2.05 * RATE) : int(2.3 * RATE)].square().mean() < 1e-3 * y.square().mean()  # a rest
+        for onset, duration, pitch, _ in melody[:2]:
+            part = y[int((onset + 0.3) * RATE) : int((onset + duration - 0.1) * RATE)]
+            power = torch.fft.rfft(part * torch.hann_window(len(part)), 2**17).abs().square()
+            correlation = torch.fft.irfft(power)
+            low, high = int(RATE / 1100), int(RATE / 60)
+            f0 = RATE / (low + int(correlation[low:high].argmax()))
+            octaves = torch.log2(torch.tensor(f0 / (440 * 2 ** ((pitch - 69) / 12))))
+            assert abs(octaves - octaves.round()) < 0.06  # 70 cents of vibrato and drift
+    assert torch.equal(sing([], seconds=1, sample_rate=RATE, rng=random.Random(0)), torch.zeros(RATE))
+
+
+def test_songs_that_are_made_up():
+    sketches = [compose(random.Random(i), 20) for i in range(60)]
+    for sketch in sketches:
+        assert [part.stem for part in sketch.parts[:3]] == ["drums", "bass", "other"]
+        for part in sketch.parts[:3]:
+            assert len(part.notes) > 3
+            assert max(onset for onset, *_ in part.notes) > 12  # to the end
+        for part in sketch.parts:
+            assert all(o >= 0 and d > 0 and 0 <= p < 128 and 0 < v < 128 for o, d, p, v in part.notes)
+    assert len({part.program for sketch in sketches for part in sketch.parts}) > 25
+    assert sum(bool(sketch.melody) for sketch in sketches) > 50
+    tempi = {style.tempo for style in STYLES}
+    assert len(tempi) == 8
+    for style in STYLES:
+        for pattern in (*style.kick, *style.snare, *style.hat, *style.bass, *style.comp):
+            assert len(pattern) == 16
+    again = compose(random.Random(7), 20)
+    assert again == sketches[7]
+
+
+def test_what_is_written_is_found(songs, soundfont, tmp_path):
+    written = songs.write(tmp_path / "data", songs=2, seconds=3)
+    tracks = find_tracks(tmp_path / "data")
+    assert [track.path for track in tracks] == written
+    assert set(common_stems(tracks)) == set(STEMS)
+    for number, track in enumerate(tracks):
+        audio = track.load()
+        assert audio.sample_rate == RATE
+        assert audio.mixture.shape == (2, 3 * RATE)
+        torch.testing.assert_close(sum(audio.stems.values()), audio.mixture)
+        song = songs.song(number, 3)
+        torch.testing.assert_close(torch.stack([audio.stems[name] for name in STEMS]), song, atol=2e-5, rtol=0)
+    with pytest.raises(TrackError, match="not empty"):
+        songs.write(tmp_path / "data", songs=1)
+
+
+def test_mono_and_recorded_singing(soundfont, excerpt, tmp_path):
+    write(tmp_path / "voice.wav", excerpt["vocals"][:, 44100:176400], 44100)
+    songs = Synthetic([soundfont], singing=tmp_path, seconds=1, sample_rate=RATE, channels=1)
+    x = songs.song(1, 5)
+    assert x.shape == (4, 1, 5 * RATE)
+    assert x[3].square().mean() > 1e-6
+    assert torch.equal(x, songs.song(1, 5))
+
+
+@needs_shared
+def test_songs_from_midi_files(soundfont):
+    with pytest.warns(UserWarning, match="left out"):  # two are for one instrument
+        songs = Synthetic([soundfont], midi=SHARED / "midi", seconds=2, sample_rate=RATE)
+    assert len(songs.midi) > 45
+    x = torch.stack([songs.song(number, 8) for number in range(3)])  # of twelve stems, some rest that long
+    assert (x.square().mean((-1, -2)) > 1e-7).sum() >= 10
+    hz, power = spectrum(x[:, 1])
+    low = power[:, hz < 300].sum(-1)
+    assert (low > 0.7 * power.sum(-1)).sum() >= 2
+    parts = read_midi(songs.midi[0])
+    a, b = (arranged(read_midi(songs.midi[0]), random.Random(5), 8) for _ in range(2))
+    assert a == b
+    assert {part.stem for part in a.parts} == {part.stem for part in parts}
+
+
+def test_bad_input(soundfont, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "a.mid").write_bytes(b"MThd nothing of the kind")
+    (tmp_path / "font.sf2").write_bytes(b"RIFF0000WAVE")
+    cases = [
+        ({"soundfonts": []}, "need a SoundFont"),
+        ({"soundfonts": [None]}, "need a SoundFont"),
+        ({"soundfonts": ["none.sf2"]}, "there is no such SoundFont"),
+        ({"soundfonts": [tmp_path / "font.sf2"]}, "is not a SoundFont"),
+        ({"midi": empty}, "no MIDI files in it"),
+        ({"midi": tmp_path / "nowhere"}, "there is no such folder"),
+        ({"midi": bad}, "no usable MIDI file.*a.mid cannot be read"),
+        ({"singing": empty}, "no recordings in it"),
+        ({"seconds": 0}, "seconds above 0"),
+        ({"channels": 3}, "1 or 2 channels"),
+        ({"songs": 0}, "at least 1 song"),
+        ({"coherent": 2}, "coherent from 0 to 1"),
+    ]
+    for options, message in cases:
+        with pytest.raises(TrackError, match=message):
+            Synthetic(**{"soundfonts": [soundfont], **options})
+    with pytest.raises(IndexError, match="from 0 on"):
+        Synthetic([soundfont])[-1]
+
+
+def test_a_corrupt_midi_file_is_left_out_with_a_warning(soundfont, tmp_path):
+    import symusic
+
+    score = symusic.Score(ttype="tick")
+    for program, drum in ((0, True), (33, False), (0, False)):
+        track = symusic.Track("", program, drum, ttype="tick")
+        for beat in range(8):
+            track.notes.append(symusic.Note(960 * beat, 800, 40, 90, ttype="tick"))
+        score.tracks.append(track)
+    score.dump_midi(tmp_path / "good.mid")
+    (tmp_path / "torn.mid").write_bytes((tmp_path / "good.mid").read_bytes()[:60])
+    with pytest.warns(UserWarning, match="left out 1 of 2 MIDI files.*torn.mid"):
+        songs = Synthetic([soundfont], midi=tmp_path, sample_rate=RATE)
+    assert [path.name for path in songs.midi] == ["good.mid"]
+    assert songs.song(0, 3)[:3].abs().amax((1, 2)).min() > 0
+
+
+def test_without_symusic_it_says_what_to_install(monkeypatch, soundfont):
+    monkeypatch.setitem(sys.modules, "symusic", None)
+    with pytest.raises(ImportError, match=r"mss-separation\[synthetic\]"):
+        Synthetic([soundfont])
+
+
+def test_without_pretty_midi_there_is_no_soundfont(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert find_soundfont() is None
+
+
+def test_the_script(soundfont, tmp_path, monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["make_synthetic.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            runpy.run_path(str(ROOT / "scripts" / "make_synthetic.py"), run_name="__main__")
+        return done.value.code, *capsys.readouterr()
+
+    code, said, _ = run("--songs", 1, "--seconds", 2, "--out", tmp_path / "x", "--soundfont", soundfont)
+    assert code == 0
+    assert "1 songs" in said
+    assert len(find_tracks(tmp_path / "x")) == 1
+    missing = tmp_path / "none.sf2"
+    code, _, error = run("--out", tmp_path / "y", "--soundfont", missing)
+    assert code == 1
+    assert error.strip() == f"{missing}: there is no such SoundFont; give an .sf2 file"
