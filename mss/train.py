@@ -165,7 +165,7 @@ def train(config: DictConfig, command: str) -> int:
     hydra = HydraConfig.get()
     out = Path(config.out)
     if hydra.mode == RunMode.MULTIRUN:  # every run of a sweep has its own folder
-        out = out / (hydra.job.override_dirname or str(hydra.job.num)).replace("/", "_")
+        out = out / str(hydra.job.num)
     if not config.separator:
         there = ", ".join(sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml")))
         raise UsageError(f"nothing to train: choose an experiment, e.g. experiment=umx; there are {there}")

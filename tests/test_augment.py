@@ -13,6 +13,7 @@ from mss.data.augment import (
     Clip,
     Codec,
     Compression,
+    Drop,
     Equalizer,
     Gain,
     Level,
@@ -33,6 +34,7 @@ ALL = {
     "gain": Gain(),
     "level": Level(rms=(-24, -23, -23, -21)),
     "swap": ChannelSwap(p=1),
+    "drop": Drop((1, 3)),
     "polarity": Polarity(p=1),
     "pan": Pan(),
     "width": Width(),
@@ -362,3 +364,12 @@ def test_bad_arguments(make, message):
 def test_all_are_exported_and_tested():
     classes = {name for name in augment.__all__ if name not in ("Augment", "Augmentation")}
     assert classes == {type(module).__name__ for module in ALL.values()}
+
+
+def test_drop_leaves_as_many_stems_as_it_should_each_as_often():
+    x = Drop((1, 3))(torch.ones(6000, 4, 1, 1), seeded()).flatten(1)
+    assert x.unique().tolist() == [0, 1]
+    left = x.sum(1).long().bincount()
+    assert left[0] == 0
+    assert (left[1:].double() / 6000 - 1 / 3).abs().max() < 0.03
+    assert (x.mean(0) - 0.5).abs().max() < 0.03  # no stem is dropped more often than another

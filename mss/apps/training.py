@@ -23,7 +23,8 @@ from mss.data.datamodule import DataModule
 from mss.spec import build, spec
 from mss.training import setup
 from mss.training.callbacks import BestSeparator, Examples, Lines
-from mss.training.module import DivergedError, Training
+from mss.training.module import Training
+from mss.training.step import Step
 
 if TYPE_CHECKING:
     from mss.separator import Separator
@@ -61,6 +62,7 @@ class Run:
             self.finished = wrapped(self.separator, options.wrap)
             self.data = self._data()
             self.module = self._module()
+            self._try_an_excerpt()
             metadata = self._metadata(command)
             best = BestSeparator(out / BEST, monitor=options.monitor, mode=options.mode, metadata=metadata)
             self.best = best
@@ -78,8 +80,13 @@ class Run:
             resumed = str(self.last) if self.options.resume and self.last.is_file() else None
             try:
                 self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
-            except DivergedError as error:
+            except ValueError as error:  # DivergedError, data that cannot be used: sentences
                 sys.stderr.write(f"error: {error}\n")
+                return False
+            except (torch.OutOfMemoryError, MemoryError):
+                sys.stderr.write(
+                    "error: not enough memory: take smaller batches (data.batch_size) or shorter ones (data.seconds)\n"
+                )
                 return False
         if self.trainer.interrupted:
             raise KeyboardInterrupt
@@ -106,10 +113,19 @@ class Run:
         data.setup("fit")
         return data
 
+    def _try_an_excerpt(self) -> None:
+        """Refuses excerpts that the transform cannot use."""
+        silence = torch.zeros(1, self.data.channels, round(self.data.seconds * self.separator.sample_rate))
+        step = Step(self.separator, silence.unsqueeze(1), silence)
+        if step.spectral:
+            _ = step.X
+
     def _module(self) -> Training:
         options = self.options
         chain = augment.Augment([build(item) for item in options.augment]) if options.augment else None
-        optimizer, schedule = dict(options.optimizer), dict(options.schedule)
+        optimizer, schedule = (
+            {k: v for k, v in x.items() if v is not None} for x in (options.optimizer, options.schedule)
+        )
         return Training(
             self.separator,
             setup.losses_of(options.losses),

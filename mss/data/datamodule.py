@@ -132,6 +132,8 @@ class DataModule(lightning.LightningDataModule):
         self.train_tracks: list[CachedTrack] = []
         self.valid_tracks: list[CachedTrack] = []
         self.digest = ""
+        self._loader: Loader | None = None
+        self._resumed = {"excerpts": 0}
 
     def prepare_data(self) -> None:
         """Decodes what is not in the cache; Lightning calls it once on every node."""
@@ -165,7 +167,17 @@ class DataModule(lightning.LightningDataModule):
         sources, shares = zip(*self.datasets(), strict=True)
         excerpts = sources[0] if len(sources) == 1 else Mixed(sources, shares, self.seed)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return Loader(excerpts, batch_size=self.batch_size, workers=self.workers, rank=rank, world=world)
+        self._loader = Loader(excerpts, batch_size=self.batch_size, workers=self.workers, rank=rank, world=world)
+        self._loader.load_state_dict(self._resumed)
+        return self._loader
+
+    def state_dict(self) -> dict[str, int]:
+        """Of the loader. Lightning keeps that, too, but forgets it where a schedule asks for the number of steps."""
+        return self._resumed if self._loader is None else self._loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Comes before the loader is made."""
+        self._resumed = state
 
     def val_dataloader(self) -> DataLoader:
         """Whole songs, one by one: mixture (1, c, t), stems (1, s, c, t), name (a list of one)."""

@@ -110,6 +110,8 @@ class Training(lightning.LightningModule):
         size = round(BLOCK_SECONDS * self.separator.sample_rate)
         estimates = torch.cat(list(stream(self.finished, mixture.split(size, -1))), -1)
         self._log_loss(self._losses_of_song(song["stems"], mixture, estimates[:, : references.shape[1]]), "valid", 1)
+        if estimates.shape[1] < references.shape[1]:  # fewer anonymous sources than classes: none of them is any one's
+            return
         estimates = best_order(references, estimates) if self.anonymous else estimates[:, : references.shape[1]]
         scores = sdr(references, estimates)[0]  # (n,) dB
         heard = scores.isfinite()  # not where the target is silent

@@ -2,7 +2,7 @@
 
 from mss.data.augment.base import Augment, Augmentation
 from mss.data.augment.dynamics import Clip, Compression
-from mss.data.augment.levels import ChannelSwap, Gain, Level, Pan, Polarity, Remix, Shift, Width
+from mss.data.augment.levels import ChannelSwap, Drop, Gain, Level, Pan, Polarity, Remix, Shift, Width
 from mss.data.augment.pitch import PitchTempo
 from mss.data.augment.sound import Codec, Equalizer, Reverb
 
@@ -13,6 +13,7 @@ __all__ = [
     "Clip",
     "Codec",
     "Compression",
+    "Drop",
     "Equalizer",
     "Gain",
     "Level",

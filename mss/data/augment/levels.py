@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mss.data.augment.base import Augmentation, over_tiny, require_range, uniform
 
-__all__ = ["ChannelSwap", "Gain", "Level", "Pan", "Polarity", "Remix", "Shift", "Width"]
+__all__ = ["ChannelSwap", "Drop", "Gain", "Level", "Pan", "Polarity", "Remix", "Shift", "Width"]
 
 
 class Gain(Augmentation):
@@ -82,6 +82,28 @@ class ChannelSwap(Augmentation):
 
     def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
         return x.flip(1)
+
+
+class Drop(Augmentation):
+    """Silences stems of an item, so that a mixture has fewer sources.
+
+    Args:
+        keep: fewest and most stems that are left, a number of them as likely as another.
+        p: probability per item.
+    """
+
+    whole_items = True
+
+    def __init__(self, keep: Sequence[int] = (2, 3), *, p: float = 1.0) -> None:
+        super().__init__(p)
+        require_range("keep", keep, 1)
+        self.keep = tuple(int(n) for n in keep)
+
+    def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        low, high = self.keep
+        left = torch.randint(low, high + 1, (len(x), 1), generator=generator)
+        rank = torch.rand(x.shape[:2], generator=generator).argsort(1).argsort(1)  # (r, s)
+        return x * (rank < left).to(x.device, x.dtype, non_blocking=True)[..., None, None]
 
 
 class Polarity(Augmentation):
