@@ -31,3 +31,4 @@ bench: setup
 	$(BIN)/python scripts/bench_metrics.py
 	$(BIN)/python scripts/bench_filters.py
 	$(BIN)/python scripts/bench_classical.py
+	$(BIN)/python scripts/bench_training.py

@@ -1,4 +1,5 @@
-"""Training beside Open-Unmix's: excerpts per second from compressed tracks and from WAV; a Markdown table.
+"""Training and inference beside Open-Unmix's, a Markdown table: excerpts per second from compressed tracks and from WAV;
+a training step beside the network alone; a whole song through networks of equal weights.
 
     python scripts/bench_training.py                          # MUSDB18's excerpt in stempeg, 40 times: minutes
     python scripts/bench_training.py --track song.stem.mp4    # a whole song
@@ -22,9 +23,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from _bench import child
+from _bench import child, memory, reset_peak
 
 SECONDS, TRACKS, STEMS = 6.0, 3, ("vocals", "drums", "bass", "other")
+BATCH, STEPS = 8, 4
+UMX = {
+    "_target_": "mss.SpectralSeparator",
+    "targets": list(STEMS),
+    "estimator": {
+        "_target_": "mss.nets.Magnitudes",
+        "networks": [{"_target_": "mss.nets.BLSTM", "max_bin": 1487} for _ in STEMS],
+    },
+    "transform": {"_target_": "mss.STFT", "padding": "reflect"},
+    "filter": {"_target_": "mss.filters.wiener", "_partial_": True, "window": 300},
+}
 ROWS = {"mp4": "`.stem.mp4`", "wav": "WAV, 16 bits"}
 COUNTS = {"openunmix-mp4": 5, "openunmix-wav": 100, "mss-mp4": 600, "mss-wav": 600}  # excerpts in one measurement
 
@@ -188,22 +200,160 @@ def bench_data(song: Path | None, rounds: int) -> list[str]:
     return lines
 
 
+def bare_step() -> dict:
+    """Seconds of one step of Open-Unmix, written out: transform, network, loss, backward, optimizer, on one batch."""
+    from mss.spec import build
+    from mss.training.step import Step
+
+    torch.manual_seed(0)
+    separator = build(UMX)
+    optimizer = torch.optim.Adam(separator.parameters())
+    stems = torch.randn(BATCH, len(STEMS), 2, round(SECONDS * 44100)) / 10
+    times, alone = [], []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        step = Step(separator, stems, stems.sum(1))
+        X, S = step.X, step.S.abs()
+        network = time.perf_counter()
+        torch.nn.functional.mse_loss(separator.estimator(X), S).backward()
+        optimizer.step()
+        end = time.perf_counter()
+        times.append(end - start)
+        alone.append(end - network)
+    return {"seconds": statistics.median(times[1:]), "network": statistics.median(alone[1:])}
+
+
+def whole_step(folder: Path) -> dict:
+    """Seconds of one step of the same under `python -m mss.train`: reading, augmentation, logging and all."""
+    import lightning
+    from omegaconf import OmegaConf
+
+    from mss.apps import training
+    from mss.train import Options, schema
+
+    class Clock(lightning.Callback):
+        def __init__(self):
+            self.times = []
+
+        def on_train_batch_start(self, *_):
+            self.start = getattr(self, "end", time.perf_counter())  # from the end of the last: reading counts, too
+
+        def on_train_batch_end(self, *_):
+            self.end = time.perf_counter()
+            self.times.append(self.end - self.start)
+
+    options = OmegaConf.to_container(schema(), throw_on_missing=False)
+    options["data"] |= {
+        "root": str(folder / "wav"), "valid": ["0"], "cache": str(folder / "cache-wav"), "seconds": SECONDS,
+        "batch_size": BATCH, "per_track": BATCH * (STEPS + 1),
+    }  # fmt: skip
+    options["trainer"] |= {"max_steps": STEPS, "limit_val_batches": 0, "num_sanity_val_steps": 0, "accelerator": "cpu"}
+    options |= {"separator": UMX, "losses": {"magnitude_mse": 1}, "quiet": True}
+    options["augment"] = [{"_target_": f"mss.data.augment.{name}"} for name in ("Gain", "ChannelSwap")]
+    run = training.Run(Options(**options), folder / f"run-{os.getpid()}", "bench")
+    clock = Clock()
+    run.trainer.callbacks.append(clock)
+    run.trainer.fit(run.module, datamodule=run.data)
+    return {"seconds": statistics.median(clock.times[1:])}
+
+
+def song(tool: str) -> dict:
+    """Seconds and peak memory of four minutes through four networks of 512 hidden units, one EM iteration."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, 240 * 44100) / 10
+    if tool == "openunmix":
+        from openunmix.model import OpenUnmix, Separator
+
+        networks = {name: OpenUnmix(nb_bins=2049, max_bin=1487) for name in STEMS}
+        separator = Separator(networks, niter=1, sample_rate=44100.0, nb_channels=2).eval()
+    else:
+        from mss.spec import build
+
+        separator = build(UMX).eval()
+    with torch.inference_mode():
+        separator(x[..., : 10 * 44100])
+        reset_peak()
+        base = memory("VmRSS")
+        start = time.perf_counter()
+        separator(x)
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak": (memory("VmHWM") - base) / 1e3, "outputs": x.nbytes * len(STEMS) / 1e9}
+
+
+def bench_steps(rounds: int) -> list[str]:
+    """The table of training steps."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder, None)
+        runs = {"step-bare": [], "step-whole": []}
+        for _ in range(rounds):
+            for tool, done in runs.items():
+                done.append(child(__file__, tool, folder))
+    bare = statistics.median(run["seconds"] for run in runs["step-bare"])
+    alone = statistics.median(run["network"] for run in runs["step-bare"])
+    whole = statistics.median(run["seconds"] for run in runs["step-whole"])
+    return [
+        f"A training step of Open-Unmix, four targets, {BATCH} excerpts of {SECONDS:g} s (medians of {rounds}).",
+        "",
+        "| network, loss, optimizer | and transforms | `mss.train`: and reading, augmentation, logging | over the second |",
+        "|---|---|---|---|",
+        f"| {alone:.2f} s | {bare:.2f} s | {whole:.2f} s | {100 * (whole / bare - 1):+.1f} % |",
+    ]
+
+
+def bench_songs(rounds: int) -> list[str]:
+    """The table of inference."""
+    runs = {"openunmix-song": [], "mss-song": []}
+    for _ in range(rounds):
+        for tool, done in runs.items():
+            done.append(child(__file__, tool, Path()))
+    a, b = (statistics.median(run["seconds"] for run in done) for done in runs.values())
+    c, d = (statistics.median(run["peak"] for run in done) for done in runs.values())
+    return [
+        f"Four minutes of stereo through four networks of 512 hidden units and one EM iteration (medians of {rounds}); memory "
+        f"beside the song, of which the estimates are {runs['mss-song'][0]['outputs']:.2f} GB.",
+        "",
+        "| | openunmix | mss | ratio |",
+        "|---|---|---|---|",
+        f"| time | {a:.1f} s | {b:.1f} s | {a / b:.1f} |",
+        f"| memory | {c:.2f} GB | {d:.2f} GB | {c / d:.1f} |",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/bench_training.md"), help="Markdown file to write")
     parser.add_argument("--track", type=Path, help="a .stem.mp4 with five streams")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each tool")
+    parser.add_argument("--only", nargs="+", choices=("data", "steps", "songs"))
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         tool, folder = options.measure
         with open(os.devnull, "w") as quiet:  # Open-Unmix prints what it finds
             out, sys.stdout = sys.stdout, quiet
-            result = measure(tool, Path(folder))
+            if tool == "step-bare":
+                result = bare_step()
+            elif tool == "step-whole":
+                result = whole_step(Path(folder))
+            elif tool.endswith("-song"):
+                result = song(tool.removesuffix("-song"))
+            else:
+                result = measure(tool, Path(folder))
             sys.stdout = out
         print(json.dumps(result))
         return
-    text = "\n".join(["# Training: `mss` and Open-Unmix", "", *bench_data(options.track, options.rounds), ""])
+    parts = {
+        "data": lambda: bench_data(options.track, options.rounds),
+        "steps": lambda: bench_steps(options.rounds),
+        "songs": lambda: bench_songs(options.rounds),
+    }
+    chosen = [parts[name]() for name in options.only or parts]
+    about = f"{torch.get_num_threads()} CPU threads, torch {torch.__version__}. Written by `scripts/bench_training.py`."
+    text = "\n".join(
+        ["# Training: `mss` and Open-Unmix", "", about, *(line for part in chosen for line in ("", *part)), ""]
+    )
     print(text)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text, encoding="utf-8")
