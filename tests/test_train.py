@@ -123,7 +123,8 @@ def test_learns_an_excerpt_by_heart(run, tmp_path, data):
 def test_loggers_keep_curves_sounds_and_pictures_offline(run, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     assert run(*small("logger=[csv,tensorboard,wandb]", "wandb.offline=true", "examples=1")) == 0
-    rows = list(csv.DictReader(open(tmp_path / "run" / "logs" / "metrics.csv", encoding="utf-8")))
+    with open(tmp_path / "run" / "logs" / "metrics.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     assert any(row.get("valid/sdr/vocals") for row in rows)
     assert (
         next((tmp_path / "run").rglob("events.out.tfevents*")).stat().st_size > 100_000

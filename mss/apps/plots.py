@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["panning_figure"]
+__all__ = ["learning_figure", "panning_figure"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind too
 
@@ -54,6 +54,37 @@ def panning_figure(
     axes[-1].set_xticks(ticks, [f"{place}°\n{places[place]}" for place in ticks])
     axes[-1].set_xlim(x[0], x[-1])
     axes[-1].set_xlabel("panning angle (0°: first channel alone, 90°: second channel alone)")
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def learning_figure(
+    runs: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, x_label: str = "epoch", title: str | None = None
+) -> Figure:
+    """Curves of trainings: one panel for each quantity, one colour for each run.
+
+    Args:
+        runs: name -> quantity -> points (x, y), as the CSV logger keeps them; what a run does not have is left out.
+        x_label: of all panels.
+        title: above it all.
+
+    Example:
+        >>> learning_figure({"umx": {"valid/sdr, dB": [(0, 1.2), (1, 2.5)]}}).savefig("curves.svg")
+    """
+    quantities = list(dict.fromkeys(quantity for curves in runs.values() for quantity in curves))
+    if not quantities:
+        raise ValueError("no curves to draw: give at least one run with one quantity")
+    figure = Figure(figsize=(4.2 * len(quantities), 3.2), layout="constrained", dpi=150)
+    for axis, quantity in zip(figure.subplots(1, len(quantities), squeeze=False)[0], quantities, strict=True):
+        for (name, curves), colour in zip(runs.items(), COLOURS * (1 + len(runs) // len(COLOURS)), strict=False):
+            if quantity in curves:
+                axis.plot(*zip(*curves[quantity], strict=True), color=colour, label=name, linewidth=1.4)
+        axis.set_xlabel(x_label)
+        axis.set_ylabel(quantity)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False)
     if title:
         figure.suptitle(title)
     return figure

@@ -190,7 +190,9 @@ class Run:
         if self.options.quiet or not path.is_file():
             return
         scores = [f"{name.removeprefix('valid/')} {value:.3f}" for name, value in sorted(self.best.scores.items())]
-        print(f"{path}: epoch {self.trainer.current_epoch}, validation: {', '.join(scores)}")
+        print(
+            f"{path}: the best of {self.trainer.current_epoch} epochs is {self.best.epoch}, validation: {', '.join(scores)}"
+        )
         print(f"use it: python -m mss.separate song.mp3 --model {path}")
         print(f"score it: python -m mss.evaluate data={self.options.data['root'] or 'FOLDER'} separator={path}")
 

@@ -42,6 +42,7 @@ class BestSeparator(Callback):
         self.mode = mode
         self.metadata = metadata
         self.best = math.inf if mode == "min" else -math.inf
+        self.epoch = 0
         self.scores: dict[str, float] = {}
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, module: Training) -> None:
@@ -55,18 +56,19 @@ class BestSeparator(Callback):
         value = scores[self.monitor]
         if not (value < self.best if self.mode == "min" else value > self.best):
             return
-        self.best, self.scores = value, {k: v for k, v in scores.items() if k.startswith("valid/")}
+        self.best, self.epoch = value, trainer.current_epoch
+        self.scores = {name: score for name, score in scores.items() if name.startswith("valid/")}
         if trainer.is_global_zero:
             metrics = {"epoch": trainer.current_epoch, "step": trainer.global_step, **self.scores}
             checkpoint.save(module.finished, self.path, metrics=metrics, **self.metadata)
 
     def state_dict(self) -> dict[str, Any]:
         """Travels in the file a run is resumed from."""
-        return {"best": self.best, "scores": self.scores}
+        return {"best": self.best, "epoch": self.epoch, "scores": self.scores}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resumes."""
-        self.best, self.scores = state["best"], state["scores"]
+        self.best, self.epoch, self.scores = state["best"], state["epoch"], state["scores"]
 
 
 class Examples(Callback):
