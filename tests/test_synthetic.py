@@ -10,14 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mss.audio import write
 from mss.data import TrackError, common_stems, find_tracks
 from mss.data import synthetic as module
-from mss.data._rendering import arranged, read_midi
-from mss.data._songs import compose
+from mss.data._rendering import arranged, read_midi, render
+from mss.data._songs import Part, compose
 from mss.data._styles import STYLES
 from mss.data._voice import sing
 from mss.data.synthetic import STEMS, Synthetic, find_soundfont
@@ -292,3 +293,25 @@ def test_the_script(soundfont, tmp_path, monkeypatch, capsys):
     code, _, error = run("--out", tmp_path / "y", "--soundfont", missing)
     assert code == 1
     assert error.strip() == f"{missing}: there is no such SoundFont; give an .sf2 file"
+
+
+def test_a_filter_that_runs_away_is_not_heard(monkeypatch):
+    """symusic 0.5.9 renders some whistles with 1e27; as NaN that would end a training."""
+    symusic = pytest.importorskip("symusic")
+    part = Part("other", 78, [(0.0, 1.0, 60, 100)])
+    calls = []
+
+    class Synthesizer:
+        def __init__(self, *_):
+            pass
+
+        def render(self, score, stereo):
+            calls.append(score.tracks[0].program)
+            x = np.full((2, 44100), 0.1, np.float32)
+            x[:, 5000] = {78: 1e27, 0: 0.5}[calls[-1]]
+            return x
+
+    monkeypatch.setattr(symusic, "Synthesizer", Synthesizer)
+    sound = render(part, Path("any.sf2"), seconds=1.0, sample_rate=44100)
+    assert calls == [78, 0]
+    assert float(sound.max()) == 0.5

@@ -111,6 +111,9 @@ def _window(part: Part, start: float, seconds: float, faster: float, shift: int)
     return Part(part.stem, part.program, notes)
 
 
+LOUDEST = 30.0  # a full chord at full velocity stays below
+
+
 def render(part: Part, soundfont: Path, *, seconds: float, sample_rate: int) -> Tensor:
     """What a part sounds like, (2, t) float32: with the first program of the SoundFont where it lacks the part's."""
     symusic = require_symusic()
@@ -137,7 +140,7 @@ def render(part: Part, soundfont: Path, *, seconds: float, sample_rate: int) -> 
         except TypeError as error:  # the bindings of 0.6.0 do not return arrays
             raise ImportError(f"symusic {symusic.__version__} cannot render; another can: {INSTALL}") from error
         sound = torch.from_numpy(np.ascontiguousarray(sound[:, :length]))
-        if bool(sound.any()):
+        if 0 < float(sound.abs().max()) < LOUDEST:  # there is sound, and no filter of the synthesizer has run away
             out[:, : sound.shape[-1]] = sound
             break
     return out
