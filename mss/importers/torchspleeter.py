@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import pickle
 import zipfile
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,9 +18,8 @@ import torch
 from torch import Tensor
 
 from mss.adapters import StereoPairs
-from mss.filters import softmask
-from mss.nets.unet import UNet, UNetMasks
-from mss.separator import SpectralSeparator
+from mss.importers.spleeter import assembled, network_of
+from mss.importers.weights import ImportedWeightsError
 
 __all__ = ["ImportedWeightsError", "spleeter_2stems"]
 
@@ -37,10 +35,6 @@ LAYERS = {  # name in this package: name in the files, for level {i} counted fro
 }
 
 
-class ImportedWeightsError(ValueError):
-    """Weights that are not there, or not the ones that are expected."""
-
-
 def spleeter_2stems() -> StereoPairs:
     """Builds the separator with targets `vocals` and `accompaniment` at 44.1 kHz, any number of channels.
 
@@ -50,11 +44,10 @@ def spleeter_2stems() -> StereoPairs:
     folder = _folder()
     networks = []
     for name, digest in FILES.values():
-        network = UNet(raw_skips=True, norm_last=True, dilated_head=True)
+        network = network_of(len(FILES))
         network.load_state_dict(network.state_dict() | _converted(_read(folder / name, digest)))
         networks.append(network)
-    separator = SpectralSeparator(UNetMasks(networks), targets=tuple(FILES), filter=partial(softmask, power=1.25))
-    return StereoPairs(separator).eval()
+    return assembled(networks, tuple(FILES))
 
 
 def _folder() -> Path:

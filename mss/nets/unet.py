@@ -33,6 +33,8 @@ class UNet(nn.Module):
         raw_skips: join the convolutions' outputs as they are, not normalised and activated.
         norm_last: on the way up, normalise after the activation instead of before.
         dilated_head: end in one channel and a 4 x 4 convolution of dilation 2 over it.
+        activation: "relu", leaky on the way down, or "elu" (Clevert et al. 2016) in both directions.
+        logits: leave out the last sigmoid, for a softmax across the targets (`UNetMasks`).
         norm_eps: of the batch normalisations.
         he_uniform: start from the weights of He et al. (2015), as Spleeter does; else from torch's own.
     """
@@ -46,16 +48,22 @@ class UNet(nn.Module):
         raw_skips: bool = False,
         norm_last: bool = False,
         dilated_head: bool = False,
+        activation: Literal["relu", "elu"] = "relu",
+        logits: bool = False,
         norm_eps: float = 1e-3,
         he_uniform: bool = False,
     ) -> None:
         super().__init__()
+        if activation not in ("relu", "elu"):
+            raise ValueError(f"activation must be 'relu' or 'elu', not {activation!r}")
         self.channels = channels
         self.filters = tuple(filters)
         self.dropout = dropout
         self.raw_skips = raw_skips
         self.norm_last = norm_last
         self.dilated_head = dilated_head
+        self.activation = activation
+        self.logits = logits
         self.norm_eps = norm_eps
         self.he_uniform = he_uniform
 
@@ -74,12 +82,13 @@ class UNet(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, magnitude: Tensor) -> Tensor:
-        """(b, c, f, k) -> (b, c, f, k) mask; f and k multiples of 2 ** len(filters)."""
+        """(b, c, f, k) -> (b, c, f, k) mask, or its logits; f and k multiples of 2 ** len(filters)."""
         x, skips = magnitude, []
         for level, conv in enumerate(self.down):
             x = raw = conv(F.pad(x, (1, 2, 1, 2)))  # halves both axes exactly, as TensorFlow's "same"
             if level < len(self.down_norm):
-                x = F.leaky_relu(self.down_norm[level](raw), 0.2)
+                x = self.down_norm[level](raw)
+                x = F.elu(x) if self.activation == "elu" else F.leaky_relu(x, 0.2)
             skips.append(raw if self.raw_skips else x)
         x = skips.pop()
         for level, conv in enumerate(self.up):
@@ -87,10 +96,12 @@ class UNet(nn.Module):
             if level < len(self.up_norm):
                 x = self._activated(x, self.up_norm[level])
                 x = F.dropout(x, self.dropout, self.training) if level < 3 else x
-        return torch.sigmoid(x if self.head is None else self.head(x))
+        x = x if self.head is None else self.head(x)
+        return x if self.logits else torch.sigmoid(x)
 
     def _activated(self, x: Tensor, norm: nn.Module) -> Tensor:
-        return norm(F.relu(x)) if self.norm_last else F.relu(norm(x))
+        activate = F.elu if self.activation == "elu" else F.relu
+        return norm(activate(x)) if self.norm_last else activate(norm(x))
 
 
 class UNetMasks(nn.Module):
@@ -103,6 +114,7 @@ class UNetMasks(nn.Module):
         extension: what the masks are above the networks' bins. "mean": of each frame, the mean over the top
             `extension_bins` bins; "edge": the mask of the top bin; "zeros": nothing is known there, so all targets get zero.
         extension_bins: see `extension`.
+        softmax: the networks give logits, and the masks are their softmax across the targets.
         together: patches given to a network at a time, when not training; bounds the memory, changes nothing.
     """
 
@@ -116,6 +128,7 @@ class UNetMasks(nn.Module):
         patch: int = 512,
         extension: Literal["mean", "edge", "zeros"] = "mean",
         extension_bins: int = 200,
+        softmax: bool = False,
         together: int = 2,
     ) -> None:
         super().__init__()
@@ -126,6 +139,7 @@ class UNetMasks(nn.Module):
         self.patch = patch
         self.extension = extension
         self.extension_bins = extension_bins
+        self.softmax = softmax
         self.together = together
 
     @property
@@ -141,6 +155,7 @@ class UNetMasks(nn.Module):
         patches = low.unflatten(-1, (-1, self.patch)).permute(0, 3, 1, 2, 4)  # (b, p, c, f, patch)
         groups = patches.flatten(0, 1).split(len(patches) * patches.shape[1] if self.training else self.together)
         masks = torch.stack([torch.cat([_masked(network, group) for group in groups]) for network in self.networks], 1)
+        masks = masks.softmax(1) if self.softmax else masks
         masks = masks.unflatten(0, patches.shape[:2])  # (b, p, n, c, f, patch)
         masks = masks.permute(0, 2, 3, 4, 1, 5).flatten(-2)[..., :k]  # (b, n, c, f, k)
         return self._extended(masks, magnitude.shape[-2]) * magnitude.unsqueeze(1)
