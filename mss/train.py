@@ -106,7 +106,10 @@ def run(argv: Sequence[str]) -> int:
 
     if not any(argument in ("--help", "-h", "--hydra-help", "--version") for argument in argv):
         start_torch()
-    defaults = schema()
+    try:
+        defaults = schema()
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed: pip install 'mss-separation[train]'") from error
     ConfigStore.instance().store("train_options", defaults)
     command = shlex.join(["python", "-m", "mss.train", *argv])
     # defaults are in signatures, not in YAML, so what an override names is often not there yet; `build` finds what is wrong

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import sys
 
 import pytest
 import torch
@@ -191,3 +192,19 @@ def test_library_warnings_do_not_reach_users(run, capfd, caplog):
     with caplog.at_level(logging.WARNING):
         assert run(*small()) == 0
     assert "lightning" not in capfd.readouterr().err.lower()
+
+
+def test_without_lightning_it_says_what_to_install(run, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    assert run("experiment=smoke") == USAGE
+    assert "pip install 'mss-separation[train]'" in capfd.readouterr().err
+
+
+def test_experiments_of_ones_own_are_found(run, tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [cpu_blstm, _self_]\nname: mine\nnetwork: {hidden: 8, layers: 1}\n",
+        encoding="utf-8",
+    )
+    assert run("--config-dir", str(tmp_path / "conf"), "experiment=mine", *SHORT) == 0
+    assert checkpoint.read_header(tmp_path / "run" / "best.safetensors")["config"]["network"]["hidden"] == 8

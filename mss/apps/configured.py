@@ -41,6 +41,8 @@ def configured(
             sys.stderr.write(f"error: {error}\n")
             codes.append(USAGE)
 
+    # overrides behind all flags: between them they would not be found
+    argv = sorted(argv, key=lambda argument: "=" in argument and not argument.startswith("-"))
     arguments, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [f"mss.{verb}", *argv], "1"  # else Hydra exits on its own
     try:
