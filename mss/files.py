@@ -1,4 +1,4 @@
-"""Files that appear under their names only when they are complete, and where the configuration files are."""
+"""Files that appear under their names only when they are complete, and where things are kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["config_folder", "write_whole"]
+import platformdirs
+
+__all__ = ["cache_folder", "config_folder", "write_whole"]
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -20,6 +22,12 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def cache_folder() -> Path:
+    """Where what was downloaded, converted or decoded is kept: $MSS_HOME, else the user's cache."""
+    home = os.environ.get("MSS_HOME")
+    return Path(home) if home else platformdirs.user_cache_path("mss")
 
 
 def config_folder() -> Path:

