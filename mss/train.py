@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "main", "train"]
 
-FREE = (
-    "data.synthetic",
-    "separator",
-    "network",
-    "wrap",
-    "losses",
-    "optimizer",
-    "schedule",
-    "wandb",
-)  # take what those they name take
+# options that take what those take whom they name
+FREE = ("data.synthetic", "separator", "network", "wrap", "losses", "optimizer", "schedule", "wandb")
 GIVEN = ("self", "targets", "sample_rate", "seed")  # arguments of the data that follow from the rest
 
 
@@ -125,7 +117,7 @@ def schema() -> DictConfig:
 
     from mss.data.datamodule import DataModule
 
-    config = OmegaConf.create({option.name: value_of(option) for option in fields(Options)})
+    config = OmegaConf.create(vars(Options()))
     config.data = defaults_of(DataModule.__init__, GIVEN)
     left_out = (
         "self",
@@ -141,15 +133,10 @@ def schema() -> DictConfig:
     return config
 
 
-def value_of(option: Any) -> Any:
-    """The default of a dataclass's field."""
-    return option.default if callable(option.default_factory) is False else option.default_factory()
-
-
 def defaults_of(function: Callable, left_out: Sequence[str]) -> dict[str, Any]:
-    """Name -> default of a function's arguments, "???" where there is none."""
+    """Name -> default of a function's arguments, all of which have one."""
     arguments = inspect.signature(function).parameters.values()
-    plain = {p.name: "???" if p.default is p.empty else p.default for p in arguments if p.name not in left_out}
+    plain = {p.name: p.default for p in arguments if p.name not in left_out}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 

@@ -226,7 +226,7 @@ def test_deep_clustering_is_least_where_sources_have_directions_of_their_own(gen
 
 
 def test_deep_clustering_never_makes_bins_times_bins(generator):
-    sources = noise(1, 2, 1, 32000, generator, torch.float32)  # 66000 bins: 17 GB otherwise
+    sources = noise(1, 2, 1, 128000, generator, torch.float32)  # 264000 bins: 280 GB otherwise
     step = step_of(sources)
     LOSSES["deep_clustering"](step).backward()
     LOSSES["deep_clustering_whitened"](step_of(sources)).backward()

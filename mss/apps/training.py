@@ -109,8 +109,7 @@ class Run:
         data = DataModule(
             **options.data, targets=tuple(classes), sample_rate=self.separator.sample_rate, seed=options.seed
         )
-        data.prepare_data()
-        data.setup("fit")
+        data.setup("fit")  # decodes, too, what is not in the cache
         return data
 
     def _try_an_excerpt(self) -> None:
