@@ -24,7 +24,7 @@ from mss.files import write_whole
 from mss.separator import Separator
 from mss.spec import SpecError, build, spec
 
-__all__ = ["CheckpointError", "load", "outline", "read_header", "save"]
+__all__ = ["CheckpointError", "amend", "load", "outline", "read_header", "save"]
 
 FORMAT = 1
 LARGEST_HEADER = 1 << 24  # bytes; as Python objects they may take thirty times as much
@@ -67,13 +67,35 @@ def save(separator: Separator, path: str | Path, **metadata: Any) -> None:
     }
     if reserved := header.keys() & metadata.keys():
         raise ValueError(f"metadata cannot be called {', '.join(sorted(reserved))}: the file says that itself")
-    header |= metadata
-    data = to_bytes(tensors, {"mss": json.dumps(header)})
-    if (size := int.from_bytes(data[:8], "little")) > LARGEST_HEADER:
-        raise ValueError(
-            f"{path}: the facts take {size} bytes, {LARGEST_HEADER} are allowed: keep them in a file of their own"
-        )
+    data = to_bytes(tensors, {"mss": json.dumps(header | metadata)})
+    _check_room(path, int.from_bytes(data[:8], "little"))
     write_whole(path, data)
+
+
+def amend(path: str | Path, **metadata: Any) -> None:
+    """Adds facts to a checkpoint, or replaces them; the bytes of the weights, and the digest, stay as they are.
+
+    Args:
+        path: of the checkpoint.
+        metadata: as for `save`; None: no longer said.
+
+    Raises:
+        CheckpointError: not a checkpoint.
+        ValueError: more facts than a file may have, or what the file says of itself.
+    """
+    path = Path(path)
+    header, _ = _open(path, weights=False)
+    if reserved := {"format", "spec", "targets", "sample_rate", "digest", "versions"} & metadata.keys():
+        raise ValueError(f"{', '.join(sorted(reserved))}: the file says that itself")
+    facts = {name: value for name, value in (header | metadata).items() if value is not None}
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    outer = json.loads(data[8:end])
+    outer["__metadata__"]["mss"] = json.dumps(facts)
+    text = json.dumps(outer, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the weights begin at a multiple of 8 bytes
+    _check_room(path, len(text))
+    write_whole(path, len(text).to_bytes(8, "little") + text + data[end:])
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -115,6 +137,13 @@ def outline(path: str | Path) -> tuple[dict[str, Any], Separator]:
     path = Path(path)
     header, names = _open(path, weights=False)
     return header, _described(path, header, len(names))
+
+
+def _check_room(path: Path, size: int) -> None:
+    if size > LARGEST_HEADER:
+        raise ValueError(
+            f"{path}: the facts take {size} bytes, {LARGEST_HEADER} are allowed: keep them in a file of their own"
+        )
 
 
 def _described(path: Path, header: dict[str, Any], tensors: int) -> Separator:

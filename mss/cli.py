@@ -5,16 +5,20 @@ Imports torch only inside functions: a verb must be able to say `--help` at once
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import hashlib
 import logging
 import os
 import queue
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ __all__ = [
     "INTERRUPTED",
     "UsageError",
     "background",
+    "complain",
     "exit_code",
     "gather",
     "pick_device",
@@ -48,10 +53,10 @@ def exit_code(main: Callable[[], int]) -> int:
     try:
         return main()
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return USAGE
     except KeyboardInterrupt:
-        print("interrupted: nothing half-written was left", file=sys.stderr)
+        complain("interrupted: nothing half-written was left", unless_said=True)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -90,14 +95,14 @@ def start_torch() -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that a user named; "auto": CUDA (the one of this rank under torchrun), then MPS, then the CPU.
+    """The device that a user named; "auto": CUDA (the one of this rank under torchrun and srun), then MPS, then the CPU.
 
     Raises:
         UsageError: there is no such device on this machine.
     """
     import torch
 
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", local_rank % torch.cuda.device_count())
@@ -115,17 +120,64 @@ def pick_device(name: str) -> torch.device:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """Which of how many processes this is: what torchrun says, or (0, 1)."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    """Which of how many processes this is: what torchrun says, else srun, else (0, 1).
+
+    A batch script of several tasks that was not started by srun is one process, whatever SLURM_NTASKS says.
+    """
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if "SLURM_STEP_NUM_TASKS" in os.environ:
+        return int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
+    return 0, 1
+
+
+def complain(text: str, *, unless_said: bool = False) -> None:
+    """Writes a line to stderr: of the ranks on a node that have the same to say, only the first does.
+
+    Ranks that end at once cannot talk to one another, so an empty file in the system's temporary folder says it for them.
+
+    Args:
+        text: what is wrong.
+        unless_said: say nothing, either, if a rank has complained of something else: torchrun and srun stop the others.
+    """
+    if launch := _launch():
+        folder, mark = Path(tempfile.gettempdir()), f"mss-{_digest(launch)}-"
+        if unless_said and any(folder.glob(f"{mark}*")):
+            return
+        try:
+            (folder / f"{mark}{_digest(text)}").touch(exist_ok=False)
+        except FileExistsError:
+            return
+        except OSError:  # better twice than never
+            pass
+    with contextlib.suppress(BrokenPipeError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _launch() -> str:
+    """What the ranks on a node have in common and no others; empty for a process on its own."""
+    parent = os.getppid()
+    if "RANK" not in os.environ and "LOCAL_RANK" in os.environ:  # Lightning's: the first starts the others
+        return f"lightning {os.getpid() if os.environ['LOCAL_RANK'] == '0' else parent}"
+    if rank_and_world()[1] > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+        return f"torchrun {parent} {os.environ.get('TORCHELASTIC_RESTART_COUNT')}"
+    if rank_and_world()[1] > 1 and "SLURM_STEP_ID" in os.environ:
+        return "slurm " + " ".join(os.environ.get(f"SLURM_{x}", "") for x in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
+    return ""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def gather(results: list[T]) -> list[T]:
     """The results of all ranks, on each; waits for the slowest, so that none that failed ends and takes the others along.
 
-    Does nothing for a single process, or where ranks cannot talk to one another (no MASTER_ADDR).
+    Does nothing for a single process, or where torchrun did not start them: srun lets the others finish when one dies, so
+    none of them may wait for it.
     """
     _, world = rank_and_world()
-    if world == 1 or "MASTER_ADDR" not in os.environ:
+    if world == 1 or "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
         return results
     import torch.distributed as dist
 

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from mss.apps.configured import configured
 from mss.apps.evaluation import Evaluation, label_of, tracks_of
 from mss.apps.systems import system_of
-from mss.cli import FAILED, UsageError, exit_code, set_up_logging, start_torch
+from mss.cli import FAILED, UsageError, exit_code, gather, set_up_logging, start_torch
 from mss.files import config_folder
 
 __all__ = ["Options", "evaluate", "main"]
@@ -116,6 +116,7 @@ def evaluate(options: Options) -> int:
         raise UsageError(str(error)) from error
     evaluation.run()
     evaluation.report()
+    gather([])
     return FAILED if evaluation.failures else 0
 
 

@@ -8,20 +8,33 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["cache_folder", "config_folder", "write_whole"]
+__all__ = ["cache_folder", "config_folder", "remove_unfinished", "write_whole"]
 
 
-def write_whole(path: Path, data: bytes) -> None:
+PART = ".part"  # what a file ends in until it is complete
+
+
+def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Writes a file, or on any fault leaves nothing, and what was there before as it was."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_unfinished(path), suffix=PART)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(handle)  # else after a power failure the name may be there and the content not
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets no one else read it
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def remove_unfinished(path: Path) -> None:
+    """Removes what was left of `path` when a process was killed while it wrote; no other may be writing it now."""
+    prefix = _unfinished(path)
+    for file in path.parent.iterdir() if path.parent.is_dir() else ():
+        if file.name.startswith(prefix) and file.name.endswith(PART):
+            file.unlink(missing_ok=True)
 
 
 def cache_folder() -> Path:
@@ -34,6 +47,11 @@ def config_folder() -> Path:
     """Where the YAML files are: in an installed wheel, or in the source tree."""
     inside = Path(__file__).parent / "conf"
     return inside if inside.is_dir() else inside.parent.parent / "conf"
+
+
+def _unfinished(path: Path) -> str:
+    """What the name begins with under which it is written."""
+    return f".{path.name[:40]}."
 
 
 def _umask() -> int:

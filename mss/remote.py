@@ -28,6 +28,7 @@ __all__ = [
     "is_damaged",
     "locate",
     "offline",
+    "without_secrets",
 ]
 
 DEFAULT_FILE = "model.safetensors"
@@ -178,3 +179,15 @@ def _by_hand(place: Place) -> str:
 def offline() -> bool:
     """Whether MSS_OFFLINE says that no server is to be asked."""
     return os.environ.get("MSS_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
+def without_secrets(error: BaseException, token: str | None) -> str:
+    """What went wrong and why, on one line, without the token and what signs addresses."""
+    causes: list[str] = []
+    while error is not None and len(causes) < 3:
+        causes.append(" ".join(str(error).split()) or type(error).__name__)
+        error = error.__cause__
+    told = ": ".join(dict.fromkeys(causes))
+    told = told.replace(token, "***") if token else told  # before it is cut, or a part of it would be left
+    told = re.sub(r"(?i)(bearer\s+)\S+", r"\1***", re.sub(r"\?[^\s'\"]+", "?...", told))
+    return "".join(c if c.isprintable() else "?" for c in told)[:400]

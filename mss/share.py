@@ -1,4 +1,4 @@
-"""python -m mss.share info|card|push|pull|verify: looks into checkpoints, gives them away, gets and checks them.
+"""python -m mss.share info|card|score|scores|push|pull|verify: looks into checkpoints, gives them away, gets and checks them.
 
 Exit codes: 0 done, 1 a checkpoint, server or folder was at fault, 2 wrong usage, 130 interrupted.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mss.cli import FAILED, UsageError, exit_code, set_up_logging, start_torch
 
 __all__ = ["main"]
 
-WHERE = "a path, file://, https:// (with #sha256=... it is checked), or hf:owner/repo[@revision][/file]"
+WHERE = "a path, a pretrained model's name, file://, https:// (checked with #sha256=...), or hf:owner/repo[@revision][/file]"
 
 
 class ShareError(ValueError):
@@ -30,13 +31,21 @@ def parser() -> argparse.ArgumentParser:
         description=f"Shares checkpoints. A model is {WHERE}.",
         epilog="Exit codes: 0 done, 1 a checkpoint, server or folder was at fault, 2 wrong usage, 130 interrupted.",
     )
-    verbs = p.add_subparsers(dest="verb", required=True, metavar="info|card|push|pull|verify")
+    verbs = p.add_subparsers(dest="verb", required=True, metavar="info|card|score|scores|push|pull|verify")
     add = verbs.add_parser("info", help="what is inside").add_argument
     add("model", help=WHERE)
     add("--json", action="store_true", help="all of it, as JSON")
     add = verbs.add_parser("card", help="a model card in Markdown, as the Hugging Face Hub shows it").add_argument
     add("model", help=WHERE)
     add("-o", "--out", type=Path, metavar="FILE", help="write it there (default: standard output)")
+    add = verbs.add_parser("score", help="keep the scores of every track in the file").add_argument
+    add("model", type=Path, help="a checkpoint of yours, which is changed: facts only, not the weights")
+    add("results", type=Path, help="folder that mss.evaluate wrote, of the system or any above it")
+    add("--medians", action="store_true", help="one number for each metric of a track, not one for each frame")
+    add("--force", action="store_true", help="take scores that do not say which weights they are of")
+    add = verbs.add_parser("scores", help="the scores in a file as JSON, one for each track").add_argument
+    add("model", help=WHERE)
+    add("-o", "--out", type=Path, required=True, metavar="FOLDER", help="write them there, as mss.evaluate does")
     add = verbs.add_parser(
         "push", help="checkpoint, card and SHA-256 into a folder or a repository of the Hub"
     ).add_argument
@@ -67,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     if args.verb == "verify":
         failed = [model for model in args.models if not _told(verify, model, args)]
         return FAILED if failed else 0
-    return 0 if _told({"info": info, "card": card, "push": push, "pull": pull}[args.verb], args.model, args) else FAILED
+    verbs = {"info": info, "card": card, "score": score, "scores": scores, "push": push, "pull": pull}
+    return 0 if _told(verbs[args.verb], args.model, args) else FAILED
 
 
 def _told(verb: Any, model: str, args: argparse.Namespace) -> bool:
@@ -103,6 +113,33 @@ def card(model: str, args: argparse.Namespace) -> None:
         print(text)
     else:
         write_whole(args.out, text.encode())
+
+
+def score(model: Path, args: argparse.Namespace) -> None:
+    """Puts the scores of an evaluation into a checkpoint."""
+    from mss import checkpoint
+    from mss.apps.carried import packed
+
+    if not args.results.is_dir():
+        raise UsageError(f"{args.results}: no such folder; mss.evaluate writes one")
+    checkpoint.load(model)  # nothing is added to a damaged file
+    found = packed(args.results, checkpoint.read_header(model)["digest"], medians=args.medians, force=args.force)
+    checkpoint.amend(model, scores=found)
+    if not args.quiet:
+        print(f"{model}: " + ", ".join(f"{name}, tracks: {len(one['tracks'])}" for name, one in found.items()))
+
+
+def scores(model: str, args: argparse.Namespace) -> None:
+    """Writes the scores in a checkpoint as files."""
+    from mss import checkpoint
+    from mss.apps.carried import unpack
+
+    kept = checkpoint.read_header(local(model)).get("scores")
+    if not kept:
+        raise ShareError(f"{model}: has no scores; mss.share score puts those of mss.evaluate into it")
+    written = unpack(kept, args.out)
+    if not args.quiet:
+        print(f"{args.out}: {len(written)} files")
 
 
 def verify(model: str, args: argparse.Namespace) -> None:
@@ -170,7 +207,7 @@ def push(model: str, args: argparse.Namespace) -> None:
 def to_hub(path: Path, readme: str, args: argparse.Namespace) -> None:
     """One commit with everything, by huggingface_hub, which finds the token by itself."""
     from mss.download import sha256_of
-    from mss.remote import endpoint, hub_parts, offline
+    from mss.remote import endpoint, hub_parts, offline, without_secrets
 
     repo, revision, file = hub_parts(args.target)
     if not file.endswith(".safetensors"):
@@ -178,12 +215,18 @@ def to_hub(path: Path, readme: str, args: argparse.Namespace) -> None:
     if offline():
         raise UsageError("MSS_OFFLINE is set: nothing is pushed")
     server = endpoint()  # looked at before a token goes there
+    if (
+        urlsplit(server).hostname != "huggingface.co"
+    ):  # others need not know its own way for large files; git-LFS they do
+        os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     try:
         from huggingface_hub import CommitOperationAdd, HfApi
         from huggingface_hub.errors import HfHubHTTPError
         from huggingface_hub.utils import disable_progress_bars, get_token
+        from huggingface_hub.utils.logging import set_verbosity_error
     except ImportError as error:
         raise UsageError("pushing to the Hub needs huggingface_hub: pip install mss-separation[hub]") from error
+    set_verbosity_error()  # its warnings have the addresses it uploads to, signatures and all
     if args.quiet or not sys.stderr.isatty():
         disable_progress_bars()
     api = HfApi(endpoint=server, library_name="mss")
@@ -195,22 +238,22 @@ def to_hub(path: Path, readme: str, args: argparse.Namespace) -> None:
             additions["README.md"] = readme.encode()
         operations = [CommitOperationAdd(name, content) for name, content in additions.items()]
         api.create_commit(repo, operations, commit_message=f"{file} by mss.share", revision=revision)
-    except (OSError, ValueError, *HfHubHTTPError.__bases__) as error:  # these are its HTTP client's errors too
-        told = " ".join(str(error).split())[:300] or type(error).__name__
-        token = get_token()
-        raise ShareError(f"{server}/{repo}: {told.replace(token, '***') if token else told}") from error
+    # RuntimeError is that of an upload; the bases are its HTTP client's errors too
+    except (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__) as error:
+        raise ShareError(f"{server}/{repo}: {without_secrets(error, get_token())}") from None
     if not args.quiet:
         print(f"{server}/{repo}")
 
 
 def local(model: str) -> Path:
     """The file of a model, fetched if need be."""
-    from mss import remote
-    from mss.zoo import cache_folder
+    from mss import remote, zoo
 
     if model.startswith("file://"):
         return folder_of(model)
-    return remote.fetch(model, cache_folder()) if remote.is_address(model) else Path(model)
+    if model in zoo.PRETRAINED or model in zoo.methods():
+        return zoo.file_of(model)
+    return remote.fetch(model, zoo.cache_folder()) if remote.is_address(model) else Path(model)
 
 
 def checked(model: str) -> Path:

@@ -1,5 +1,7 @@
 """python -m mss.train experiment=umx data.root=musdb18: trains a separator, and keeps the best one as one file.
 
+--from best.safetensors makes the run again that made that file, with what is said besides on top.
+
 Exit codes: 0 done, 1 the training failed, 2 wrong usage, 130 interrupted.
 """
 
@@ -10,6 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mss.apps.configured import configured
-from mss.cli import FAILED, UsageError, exit_code, set_up_logging, start_torch
+from mss.apps.provenance import Origin, without_from
+from mss.cli import UsageError, exit_code, rank_and_world, set_up_logging, start_torch
 from mss.files import config_folder
 
 if TYPE_CHECKING:
@@ -56,6 +60,7 @@ class Options:
         threads: of the CPU. Default: all.
         seed: of everything.
         out: folder of the run.
+        checkpoint_minutes: between two writings of the place the run is at, besides those after each epoch and on Ctrl-C.
         resume: go on where the run in `out` was interrupted.
         licence: of the weights, kept in the file.
         quiet: print nothing but errors.
@@ -82,6 +87,7 @@ class Options:
     threads: int | None = None
     seed: int = 42
     out: str = "trained/${name}"
+    checkpoint_minutes: float = 10.0
     resume: bool = False
     licence: str | None = None
     quiet: bool = False
@@ -98,16 +104,20 @@ def run(argv: Sequence[str]) -> int:
 
     if not any(argument in ("--help", "-h", "--hydra-help", "--version") for argument in argv):
         start_torch()
+    command = shlex.join(["python", "-m", "mss.train", *argv])
+    model, argv = without_from(argv)
     try:
         defaults = schema()
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed: pip install 'mss-separation[train]'") from error
-    ConfigStore.instance().store("train_options", defaults)
-    command = shlex.join(["python", "-m", "mss.train", *argv])
+    origin = None if model is None else Origin(model, defaults)
+    if origin is not None and any(argument.lstrip("+~").startswith("experiment") for argument in argv):
+        raise UsageError("--from brings a whole configuration: leave out experiment=, or --from")
+    ConfigStore.instance().store("train_options", defaults if origin is None else origin.options)
     # defaults are in signatures, not in YAML, so what an override names is often not there yet; `build` finds what is wrong
     argv = [f"++{argument}" if argument.startswith(FREE) and "=" in argument else argument for argument in argv]
     return configured(
-        "train", argv, lambda config: train(config, command), known(defaults), search=str(config_folder())
+        "train", argv, lambda config: train(config, command, origin), known(defaults), search=str(config_folder())
     )
 
 
@@ -146,12 +156,14 @@ def known(config: DictConfig) -> list[str]:
     return [*map(str, config), "experiment", *inner]
 
 
-def train(config: DictConfig, command: str) -> int:
+def train(config: DictConfig, command: str, origin: Origin | None = None) -> int:
     """Trains one separator; returns the exit code."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    set_up_logging(config.quiet)
+    # each rank would say the same; those that Lightning starts know the number on their node only
+    first = rank_and_world()[0] == 0 and os.environ.get("LOCAL_RANK", "0") == "0"
+    set_up_logging(config.quiet or not first)
     hydra = HydraConfig.get()
     out = Path(config.out)
     if hydra.mode == RunMode.MULTIRUN:  # every run of a sweep has its own folder
@@ -160,10 +172,23 @@ def train(config: DictConfig, command: str) -> int:
         there = ", ".join(sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml")))
         raise UsageError(f"nothing to train: choose an experiment, e.g. experiment=umx; there are {there}")
     options = OmegaConf.to_container(config, resolve=True)
+    if origin is not None:
+        origin.check(options["data"])
+        sys.argv[1:1] = ["--from", origin.model]  # with which Lightning starts the other ranks
     from mss.apps.training import Run
 
-    started: Run = Run(Options(**options), out, command)
-    return 0 if started.train() else FAILED
+    with nullcontext() if origin is None else origin.faults():
+        started: Run = Run(Options(**options), out, command)
+    strategy = started.trainer.strategy
+    alone = started.trainer.world_size == 1 or strategy.cluster_environment.creates_processes_externally
+    if hydra.mode == RunMode.MULTIRUN and not alone:  # each process that Lightning starts would run the whole sweep
+        raise UsageError(
+            "runs of a sweep cannot start processes of their own: start this command with torchrun, or give each run to a "
+            "queue (hydra/launcher=submitit_slurm)"
+        )
+    if origin is not None and first and not config.quiet:
+        sys.stderr.write(origin.told(options, started.data.digest))
+    return started.train()
 
 
 if __name__ == "__main__":

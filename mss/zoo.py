@@ -21,7 +21,17 @@ from mss.separator import Separator
 from mss.spec import build
 from mss.wrappers import Cascade
 
-__all__ = ["PRETRAINED", "Pretrained", "UnknownModelError", "cache_folder", "fetched", "is_here", "load", "methods"]
+__all__ = [
+    "PRETRAINED",
+    "Pretrained",
+    "UnknownModelError",
+    "cache_folder",
+    "fetched",
+    "file_of",
+    "is_here",
+    "load",
+    "methods",
+]
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +154,23 @@ def fetched(address: str) -> tuple[Path, Separator]:
         log.warning("%s; it is fetched again", error)
     path = remote.fetch(address, cache_folder(), again=True)
     return path, checkpoint.load(path)
+
+
+def file_of(name: str) -> Path:
+    """The checkpoint of a pretrained model, in the cache, made at the first use.
+
+    Raises:
+        UnknownModelError: a model without a file of its own.
+        mss.remote.DownloadError, mss.importers.weights.ImportedWeightsError
+    """
+    if name in methods():
+        raise UnknownModelError(f"{name} is a method without weights, so there is no file of it: mss.save makes one")
+    if not PRETRAINED[name].kept:
+        raise UnknownModelError(f"{name} is made of other models and has no file of its own: mss.save makes one")
+    _pretrained(name)
+    if not (path := _converted(name)).is_file():
+        raise UnknownModelError(f"{path}: cannot be written: set MSS_HOME to a folder that can")
+    return path
 
 
 def _pretrained(name: str) -> Separator:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+SIGNATURE = "signed-for-one-hour"  # in addresses that a Hub hands out
+
 
 class Server(ThreadingHTTPServer):
     """`files`: path -> bytes, or a function of the handler. `cut`: bytes after which bodies break off."""
@@ -86,9 +88,34 @@ def running(server: Server) -> Iterator[Server]:
         server.server_close()
 
 
-def make_hub(server: Server, repo: str) -> dict[str, bytes]:
-    """Makes it a Hub with one repository, that takes commits and serves the files; they are in the dict returned."""
+def body(handler: Handler) -> bytes:
+    """What came with a request, in one piece or in chunks."""
+    if "Content-Length" in handler.headers:
+        return handler.rfile.read(int(handler.headers["Content-Length"]))
+    parts = []
+    while size := int(handler.rfile.readline(), 16):
+        parts.append(handler.rfile.read(size))
+        handler.rfile.readline()
+    handler.rfile.readline()
+    return b"".join(parts)
+
+
+def read(handler: Handler) -> dict:
+    return json.loads(body(handler))
+
+
+def make_hub(server: Server, repo: str, *, large: int | None = None, part: int | None = None) -> dict[str, bytes]:
+    """Makes it a Hub with one repository, that takes commits and serves the files; they are in the dict returned.
+
+    Args:
+        server: which becomes the Hub.
+        repo: owner/name.
+        large: bytes from which a file goes by git-LFS; None: none does.
+        part: bytes of which such a file is sent at a time; None: it is sent whole.
+    """
     kept: dict[str, bytes] = {}
+    stored: dict[str, bytes] = {}  # SHA-256 -> what came by git-LFS and was verified or completed
+    came: dict[str, bytes] = {}
 
     def say(value: object) -> Callable[[Handler], None]:
         return lambda handler: (
@@ -100,16 +127,58 @@ def make_hub(server: Server, repo: str) -> dict[str, bytes]:
         handler.answer(200, json.dumps(value).encode(), Content_Type="application/json")
 
     def preupload(handler: Handler) -> None:
-        asked = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        modes = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked["files"]]
+        asked = read(handler)
+        modes = [
+            {"path": f["path"], "uploadMode": "regular" if large is None or f["size"] < large else "lfs", "shouldIgnore": False}
+            for f in asked["files"]
+        ]  # fmt: skip
         tell(handler, {"files": modes})
+
+    def batch(handler: Handler) -> None:
+        """git-lfs/docs/api/batch.md, and the Hub's own way of sending a file in parts."""
+        asked = read(handler)
+        assert (asked["operation"], asked["hash_algo"]) == ("upload", "sha256")
+        objects = []
+        for one in asked["objects"]:
+            upload: dict = {"href": f"{server.url}/blobs/{one['oid']}?X-Signature={SIGNATURE}"}
+            server.files[f"/blobs/{one['oid']}"] = lambda h, oid=one["oid"]: take(h, oid)
+            if part is not None:
+                numbers = range(1, -(-one["size"] // part) + 1)
+                parts = {str(i): f"{server.url}/blobs/{one['oid']}/{i}?X-Signature={SIGNATURE}" for i in numbers}
+                upload = {"href": f"{server.url}/complete", "header": {"chunk_size": str(part), **parts}}
+                for i in numbers:
+                    server.files[f"/blobs/{one['oid']}/{i}"] = lambda h, key=f"{one['oid']}/{i}": take(h, key)
+            objects.append({**one, "actions": {"upload": upload, "verify": {"href": f"{server.url}/verify"}}})
+        tell(handler, {"transfer": "basic" if part is None else "multipart", "objects": objects})
+
+    def take(handler: Handler, key: str) -> None:
+        assert handler.command == "PUT"
+        came[key] = body(handler)
+        handler.answer(200, ETag=f'"{hashlib.md5(came[key]).hexdigest()}"')
+
+    def complete(handler: Handler) -> None:
+        asked = read(handler)
+        parts = [came[f"{asked['oid']}/{one['partNumber']}"] for one in asked["parts"]]
+        came[asked["oid"]] = b"".join(parts)
+        tell(handler, {})
+
+    def verify(handler: Handler) -> None:
+        asked = read(handler)
+        data = came.get(asked["oid"], b"")
+        if hashlib.sha256(data).hexdigest() != asked["oid"] or len(data) != asked["size"]:
+            handler.answer(422)
+            return
+        stored[asked["oid"]] = data
+        tell(handler, {})
 
     def commit(handler: Handler) -> None:
         for line in handler.rfile.read(int(handler.headers["Content-Length"])).splitlines():
             entry = json.loads(line)
-            if entry["key"] == "file":
-                kept[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
-                server.files[f"/{repo}/resolve/main/{entry['value']['path']}"] = kept[entry["value"]["path"]]
+            if entry["key"] in ("file", "lfsFile"):
+                value = entry["value"]
+                path = value["path"]
+                kept[path] = stored[value["oid"]] if "oid" in value else base64.b64decode(value["content"])
+                server.files[f"/{repo}/resolve/main/{path}"] = kept[path]
         url = f"{server.url}/{repo}/commit/{'a' * 40}"
         tell(handler, {"commitUrl": url, "commitOid": "a" * 40, "success": True})
 
@@ -120,6 +189,9 @@ def make_hub(server: Server, repo: str) -> dict[str, bytes]:
         f"/api/models/{repo}/revision/main": say({"id": repo, "sha": "a" * 40}),
         f"/api/models/{repo}/preupload/main": preupload,
         f"/api/models/{repo}/commit/main": commit,
+        f"/{repo}.git/info/lfs/objects/batch": batch,
+        "/complete": complete,
+        "/verify": verify,
         "/api/validate-yaml": say({"errors": [], "warnings": []}),
     }
     return kept

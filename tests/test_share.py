@@ -16,7 +16,7 @@ import yaml
 import mss
 from mss import checkpoint, download, remote, share, zoo
 from mss.download import DownloadError
-from tests.servers import Server, make_hub, running
+from tests.servers import SIGNATURE, Server, make_hub, running
 from tests.test_checkpoint import tiny
 
 TOKEN = "hf_do_not_show_this"
@@ -255,6 +255,34 @@ def test_info_says_what_is_inside(saved, capsys):
     assert capsys.readouterr().err.endswith("no such file\n")
 
 
+def test_pretrained_models_by_their_names(capsys, tmp_path):
+    assert share.main(["info", "--json", "spleeter-2stems"]) == 0
+    known = json.loads(capsys.readouterr().out)
+    assert (known["licence"], known["targets"]) == ("MIT", ["vocals", "accompaniment"])
+    assert share.main(["card", "spleeter-2stems"]) == 0
+    assert "mss.load('spleeter-2stems')" in capsys.readouterr().out
+    assert share.main(["pull", "spleeter-2stems", str(tmp_path / "mine.safetensors")]) == 0
+    assert same(mss.load(tmp_path / "mine.safetensors"), mss.load("spleeter-2stems"))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("hpss", "error: hpss is a method without weights, so there is no file of it"),
+        ("hybrid_4stems", "error: hybrid_4stems is made of other models and has no file"),
+        ("hps", "error: hps: no such file"),
+        ("umxhq", "error: MSS_OFFLINE is set and vocals-b62c91ce.pth is not on this machine"),
+    ],
+)
+def test_names_that_have_no_file(name, says, capsys, monkeypatch):
+    monkeypatch.setenv("MSS_OFFLINE", "1")
+    for verb in ("info", "card", "verify"):
+        assert share.main([verb, name]) == 1
+        said = capsys.readouterr()
+        assert (said.out, said.err.count("\n")) == ("", 1)
+        assert said.err.startswith(says)
+
+
 def test_the_card_is_what_the_hub_reads(saved, capsys, tmp_path):
     assert share.main(["card", str(saved), "-o", str(tmp_path / "card.md")]) == 0
     front, body = (tmp_path / "card.md").read_text().removeprefix("---\n").split("\n---\n", 1)
@@ -322,6 +350,77 @@ def test_the_hub_takes_what_it_gives(saved, server, monkeypatch, capsys):
     said = capsys.readouterr()
     assert said.err.startswith("error: ")
     assert TOKEN not in said.out + said.err
+
+
+def test_large_files_go_to_the_hub_by_lfs(saved, server, monkeypatch):
+    """In a process of its own, as its users have it: the switch for that is read when huggingface_hub is imported."""
+    pytest.importorskip("huggingface_hub")
+    kept = make_hub(server, "me/umx", large=10_000)
+    env = os.environ | {"HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "mss.share", "push", str(saved), "hf:me/umx"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert kept["model.safetensors"] == saved.read_bytes()
+    sent = [(path.partition("?")[0], headers) for method, path, headers in server.asked if method == "PUT"]
+    assert [path for path, _ in sent] == [f"/blobs/{download.sha256_of(saved)}"]
+    assert "Authorization" not in sent[0][1]  # the address is signed, and may be another's
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    assert same(mss.load("hf:me/umx"), tiny())
+
+
+def test_very_large_files_go_to_the_hub_in_parts(saved, server, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    kept = make_hub(server, "me/umx", large=10_000, part=5000)
+    assert share.main(["push", str(saved), "hf:me/umx"]) == 0
+    assert kept["model.safetensors"] == saved.read_bytes()
+    assert sum(method == "PUT" for method, _, _ in server.asked) == -(-saved.stat().st_size // 5000)
+
+
+@pytest.mark.parametrize("where", ["/api/repos/create", "/api/models/me/umx/preupload/main", "batch", "PUT", "/verify"])
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_hub_that_echoes_the_token_is_not_quoted(where, code, saved, server, monkeypatch, capfd, caplog):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    make_hub(server, "me/umx", large=1000)
+
+    def echo(handler) -> None:
+        handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        sent = handler.headers.get("Authorization", f"Bearer {TOKEN}")
+        said = json.dumps({"error": f"{sent} is not allowed, nor is {TOKEN}"}).encode()
+        handler.answer(code, said, Content_Type="application/json", X_Error_Message=f"no {sent}")
+
+    if where == "PUT":
+        server.files[f"/blobs/{download.sha256_of(saved)}"] = echo
+        batch = server.files["/me/umx.git/info/lfs/objects/batch"]
+
+        def keeping(handler) -> None:
+            batch(handler)
+            server.files[f"/blobs/{download.sha256_of(saved)}"] = echo
+
+        server.files["/me/umx.git/info/lfs/objects/batch"] = keeping
+    else:
+        server.files["/me/umx.git/info/lfs/objects/batch" if where == "batch" else where] = echo
+    if where == "/api/repos/create":  # else it is enough that the repository is there
+        server.files["/api/models/me/umx"] = echo
+    assert share.main(["push", str(saved), "hf:me/umx"]) == 1
+    said = capfd.readouterr()
+    assert said.err.startswith(f"error: {server.url}/me/umx: ")
+    assert said.err.count("\n") == 1
+    assert str(code) in said.err
+    for secret in (TOKEN, SIGNATURE, TOKEN[:12]):
+        assert secret not in said.out + said.err + caplog.text
+
+
+def test_a_token_is_taken_out_before_the_message_is_cut():
+    for padding in range(300, 420):
+        told = remote.without_secrets(ValueError("x" * padding + " " + TOKEN), TOKEN)
+        assert TOKEN[:6] not in told
 
 
 def test_without_huggingface_hub_a_push_says_what_is_missing(saved, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from torch import nn
 
 from mss import checkpoint
+from mss.apps.carried import Table, tables
 
 __all__ = ["card", "facts", "lines", "printable"]
 
@@ -44,14 +46,16 @@ def lines(known: dict[str, Any]) -> str:
         **{f"metric {name}": f"{value:.4g}" for name, value in _numbers(known.get("metrics"))},
         "digest": known["digest"],
         "versions": _joined(known.get("versions")),
+        "trained with": _joined(known.get("environment")),
     }
     unknown = ("licence", "training data")  # whose absence is worth a line
     told = {name: value for name, value in rows.items() if value not in (None, "") or name in unknown}
     width = max(map(len, told))
-    return "\n".join(
+    facts = [
         f"{printable(name):{width}}  {printable(value) if value is not None else 'not stated'}"
         for name, value in told.items()
-    )
+    ]
+    return "\n".join([*facts, *(line for table in tables(known.get("scores")) for line in _aligned(table))])
 
 
 def card(known: dict[str, Any], *, address: str) -> str:
@@ -68,7 +72,9 @@ def card(known: dict[str, Any], *, address: str) -> str:
         "pipeline_tag": "audio-to-audio",
         "tags": ["audio", "music-source-separation", *dict.fromkeys(targets)],
     }
-    scores = [f"| {_cell(name)} | {value:.4g} |" for name, value in _numbers(known.get("metrics"))]
+    metrics = [f"| {_cell(name)} | {value:.4g} |" for name, value in _numbers(known.get("metrics"))]
+    scores = ["| metric | value |", "|---|---|", *metrics] if metrics else []
+    scores += [line for table in tables(known.get("scores")) for line in _markdown(table)]
     training = [f"- {name.replace('_', ' ')}: {_cell(known[name])}" for name in SAID[1:] if known.get(name)]
     if not known.get("training_data") and not known.get("data_digest"):
         training.append(
@@ -102,7 +108,7 @@ def card(known: dict[str, Any], *, address: str) -> str:
         "",
         "## Scores",
         "",
-        *(["| metric | value |", "|---|---|", *scores] if scores else ["None are kept in the file."]),
+        *(scores or ["None are kept in the file."]),
         "",
         "## How it was made",
         "",
@@ -118,6 +124,30 @@ def card(known: dict[str, Any], *, address: str) -> str:
         "- The licence is that of the weights; the songs that are separated have their own.",
         "",
     ])  # fmt: skip
+
+
+def _aligned(table: Table) -> list[str]:
+    """A table for a terminal, after an empty line."""
+    rows = [[printable(row[0]), *map(_cell_of, row[1:])] for row in ([table.columns, *table.rows])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([f"{row[0]:{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return ["", printable(table.title), *lines]
+
+
+def _markdown(table: Table) -> list[str]:
+    """The same as Markdown."""
+    rows = [[_cell(row[0]), *(_cell(_cell_of(x)) for x in row[1:])] for row in ([table.columns, *table.rows])]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    rule = f"|---|{'---:|' * (len(table.columns) - 1)}"
+    return ["", f"{_cell(table.title)}:", "", lines[0], rule, *lines[1:]]
+
+
+def _cell_of(value: float | str) -> str:
+    """A number, or the head of a column."""
+    return printable(value) if isinstance(value, str) else "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def printable(value: Any) -> str:

@@ -14,10 +14,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mss.cli import USAGE, UsageError
+from mss.cli import USAGE, UsageError, complain
 from mss.files import config_folder
 
 __all__ = ["configured"]
+
+
+class JobError(Exception):
+    """A job that ended with another exit code than 0 in a process of its own."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 def configured(
@@ -32,14 +40,17 @@ def configured(
         known: the names of the options, for hints.
         search: folder of configuration files to choose from; None: none of ours.
     """
-    codes = [0]
+    codes, here = [0], os.getpid()
 
     def one(config: DictConfig) -> None:
         try:
-            codes.append(job(config))
+            code = job(config)
         except UsageError as error:  # the other jobs of a sweep are done all the same
-            sys.stderr.write(f"error: {error}\n")
-            codes.append(USAGE)
+            complain(f"error: {error}")
+            code = USAGE
+        codes.append(code)
+        if code and os.getpid() != here:  # a job of a queue: what it raises is all that comes back from there
+            raise JobError(code)
 
     # overrides behind all flags: between them they would not be found
     argv = sorted(argv, key=lambda argument: "=" in argument and not argument.startswith("-"))
@@ -47,6 +58,8 @@ def configured(
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [f"mss.{verb}", *argv], "1"  # else Hydra exits on its own
     try:
         hydra.main(version_base="1.3", config_path=search or "pkg://hydra.conf", config_name=verb)(one)()
+    except JobError as error:
+        codes.append(error.code)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(explained(error, known)) from error
     finally:

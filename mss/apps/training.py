@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
 import sys
 import warnings
 from functools import partial
@@ -13,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, TQDMProgressBar
 from torch import nn
 
 import mss
-from mss.cli import UsageError
+from mss.apps.provenance import commit, environment
+from mss.cli import FAILED, INTERRUPTED, UsageError, complain
 from mss.data import augment
 from mss.data.datamodule import DataModule
 from mss.spec import build, spec
 from mss.training import setup
 from mss.training.callbacks import BestSeparator, Examples, Lines
+from mss.training.cluster import started_by
 from mss.training.module import Training
+from mss.training.resuming import KeepsPlace, StoppedError, WholeFiles
 from mss.training.step import Step
 
 if TYPE_CHECKING:
@@ -72,27 +74,31 @@ class Run:
         except (ValueError, TypeError, ImportError) as error:  # refusals in a sentence, and what Lightning refuses
             raise UsageError(str(error)) from error
 
-    def train(self) -> bool:
-        """Trains to the end; returns whether it got there."""
+    def train(self) -> int:
+        """Trains to the end; returns the exit code of the command."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")  # advice on workers and logging intervals
             warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
             resumed = str(self.last) if self.options.resume and self.last.is_file() else None
             try:
                 self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
+            except StoppedError:
+                if self.trainer.is_global_zero:
+                    sys.stderr.write(f"stopped: {self.last} has its place, resume=true goes on from it\n")
+                return INTERRUPTED
+            except SystemExit as error:  # what Lightning makes of a second Ctrl-C
+                raise KeyboardInterrupt from error
             except ValueError as error:  # DivergedError, data that cannot be used: sentences
-                sys.stderr.write(f"error: {error}\n")
-                return False
+                complain(f"error: {error}")
+                return FAILED
             except (torch.OutOfMemoryError, MemoryError):
-                sys.stderr.write(
-                    "error: not enough memory: take smaller batches (data.batch_size) or shorter ones (data.seconds)\n"
+                complain(
+                    "error: not enough memory: take smaller batches (data.batch_size) or shorter ones (data.seconds)"
                 )
-                return False
-        if self.trainer.interrupted:
-            raise KeyboardInterrupt
+                return FAILED
         if self.trainer.is_global_zero:
             self._sum_up()
-        return True
+        return 0
 
     def _refuse_what_is_there(self) -> None:
         if self.options.resume:
@@ -142,7 +148,7 @@ class Run:
         callbacks: list[Callback] = [
             Examples(every=options.examples),
             LearningRateMonitor(),
-            ModelCheckpoint(self.out, LAST.removesuffix(".ckpt"), enable_version_counter=False),
+            KeepsPlace(self.last, minutes=options.checkpoint_minutes),
         ]
         if options.ema is not None:
             callbacks.append(setup.average(options.ema))
@@ -161,8 +167,15 @@ class Run:
         given = {name: value for name, value in options.trainer.items() if value is not None}
         given |= {"enable_progress_bar": self._bar}
         loggers = setup.logger_of(options.logger, self.out, options.name, options.wandb, config)
-        sampler = {"use_distributed_sampler": False, "enable_model_summary": False}  # the data see to their own share
-        return lightning.Trainer(**(given | sampler), logger=loggers, callbacks=callbacks, default_root_dir=self.out)
+        started = started_by()
+        ours = {
+            "plugins": [WholeFiles(), *([] if started is None else [started])],
+            "use_distributed_sampler": False,  # the data see to their own share
+            "enable_model_summary": False,
+        }
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*`srun` command")  # it is not always wanted where it is there
+            return lightning.Trainer(**(given | ours), logger=loggers, callbacks=callbacks, default_root_dir=self.out)
 
     @property
     def _bar(self) -> bool:
@@ -180,6 +193,7 @@ class Run:
             "data_digest": self.data.digest,
             "command": command,
             "commit": commit(),
+            "environment": environment(options.trainer.get("accelerator")),
             **({"licence": options.licence} if options.licence else {}),
         }
 
@@ -205,12 +219,3 @@ def wrapped(separator: Separator, wrap: dict[str, Any]) -> Separator:
             raise UsageError(f"there is no wrapper {name!r}: there are {', '.join(WRAPPERS)}")
         separator = partial(getattr(mss, name), separator)(**options)
     return separator
-
-
-def commit() -> str | None:
-    """The commit of the source tree that runs, if it is one."""
-    folder = Path(__file__).parent.parent.parent
-    if not (folder / ".git").exists():
-        return None
-    done = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None

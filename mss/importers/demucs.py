@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mss.importers.weights import ImportedWeightsError, fill, read_pickle, tensors_of
+from mss.importers.weights import ImportedWeightsError, check_size, fill, read_pickle, tensors_of
 from mss.nets import HDemucs
 
 __all__ = ["SOURCES", "hdemucs", "hdemucs_file"]
@@ -23,6 +24,7 @@ __all__ = ["SOURCES", "hdemucs", "hdemucs_file"]
 SOURCES = ("drums", "bass", "other", "vocals")  # the order of all published models
 NAMES = {"encoder": "freq_encoder", "decoder": "freq_decoder", "tencoder": "time_encoder", "tdecoder": "time_decoder"}
 SAMPLE_RATE = 44100  # of demucs where its file says nothing
+PLAIN = (bool, int, float, str, list, tuple, type(None))
 SAME = {  # arguments of demucs that torchaudio's network has no others of
     "channels_time": None, "growth": 2, "wiener_iters": 0, "end_iters": 0, "cac": True, "rewrite": True,
     "hybrid": True, "hybrid_old": False, "multi_freqs": None, "freq_emb": 0.2, "emb_scale": 10, "kernel_size": 8,
@@ -54,7 +56,8 @@ def hdemucs(
     depth = sum(re.fullmatch(r"freq_encoder\.\d+\.conv\.weight", name) is not None for name in state)
     decoders = sum(re.fullmatch(r"time_decoder\.\d+\.conv_tr\.weight", name) is not None for name in state)
     last = state.get(f"time_decoder.{decoders - 1}.conv_tr.weight")
-    if any(t is None or t.ndim != n for t, n in ((first, 3), (last, 3), (embedding, 2))) or not 1 <= depth <= 12:
+    shapes = ((first, 3), (last, 3), (embedding, 2))
+    if any(t is None or t.ndim != n or not t.numel() for t, n in shapes) or not 1 <= depth <= 12:
         raise ImportedWeightsError(f"{source}: not the weights of Hybrid Demucs")
     width, channels = first.shape[:2]
     if last.shape[1] != channels * len(targets):
@@ -62,11 +65,10 @@ def hdemucs(
             f"{source}: is for {last.shape[1] // channels} targets, and {len(targets)} are named: {', '.join(targets)}"
         )
     n_fft = 2 * 4 * len(embedding)  # the first layer keeps every fourth bin
-    try:
-        with torch.device("meta"):  # nothing is drawn at random that is replaced
-            network = HDemucs(targets, sample_rate, channels=channels, width=width, depth=depth, n_fft=n_fft)
-    except (ValueError, RuntimeError) as error:
-        raise ImportedWeightsError(f"{source}: not the weights of Hybrid Demucs: {error}") from error
+    make = partial(HDemucs, targets, sample_rate, channels=channels, width=width, depth=depth, n_fft=n_fft)
+    check_size(make, state, source)
+    with torch.device("meta"):  # nothing is drawn at random that is replaced
+        network = make()
     network = network.to_empty(device="cpu")
     unused = {}  # torchaudio norms, which demucs has not, of layers that give out what comes before them
     for name, module in network.network.named_modules():
@@ -99,12 +101,19 @@ def hdemucs_file(path: str | Path, targets: Sequence[str] = SOURCES, *, sha256: 
         raise ImportedWeightsError(
             f"{path}: quantised weights (DiffQ), which cannot be read: take those in full precision"
         )
+    if not all(isinstance(x, PLAIN) for x in arguments.values()):
+        raise ImportedWeightsError(f"{path}: arguments of its network are no numbers or names")
     other = [f"{key} = {arguments[key]!r}" for key, value in SAME.items() if arguments.get(key, value) != value]
     if other:
         raise ImportedWeightsError(f"{path}: a Hybrid Demucs that torchaudio's network is not: {', '.join(other)}")
     rate = arguments.get("samplerate", SAMPLE_RATE)
     names = arguments.get("sources", targets)
-    if not isinstance(rate, int) or not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+    if (
+        not isinstance(rate, int)
+        or not 0 < rate < 1e7
+        or not isinstance(names, list | tuple)
+        or not all(isinstance(n, str) for n in names)
+    ):
         raise ImportedWeightsError(f"{path}: has no names of its targets, or no sample rate")
     return hdemucs(tensors_of(state, path), names, sample_rate=rate, source=path)
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mss.adapters import EachChannel, StereoPairs
 from mss.files import write_whole
 from mss.filters import mixture_phase, wiener
-from mss.importers.weights import ImportedWeightsError, fill, read_state
+from mss.importers.weights import ImportedWeightsError, check_size, fill, read_state
 from mss.nets import BLSTM, CrossBLSTM, Magnitudes
 from mss.separator import SpectralSeparator
 from mss.spec import options_of
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 ORDER = ("vocals", "drums", "bass", "other", "speech", "noise")  # of their models; other targets after them, by name
 NAME = re.compile(r"(?P<target>.+?)(?:[-_](?P<digits>[0-9a-f]{8}))?\.pth")
 LAYERS = 3  # their loader knows no other number
+DEEPEST = 50  # layers of weights that are read all the same
+LONGEST = 1 << 20  # bytes of a JSON file; they have some hundred, and a hundred more for each epoch
 
 
 def openunmix(
@@ -110,7 +112,9 @@ def from_weights(
     for target, state in states.items():
         name = f"{source}: {target}"
         options = _sizes(state, transform.bins, channels, name)
-        network = BLSTM(transform.bins, channels, **options)
+        make = partial(BLSTM, transform.bins, channels, **options)
+        check_size(make, state, name)
+        network = make()
         fill(network, state, name)
         networks.append(network)
     # eps as theirs in single precision
@@ -231,14 +235,18 @@ def _sizes(state: Mapping[str, Tensor], bins: int, channels: int, name: str) -> 
         layers += 1
     causal = "lstm.weight_ih_l0_reverse" not in state
     hidden = len(state["fc1.weight"])
-    if not layers or (hidden % 2 and not causal):
+    if not 0 < layers <= DEEPEST or (hidden % 2 and not causal):
         raise ImportedWeightsError(f"{name}: has no LSTM that fits: not an Open-Unmix network")
     return {"hidden": hidden, "layers": layers, "causal": causal, "max_bin": seen}
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
+        if (size := path.stat().st_size) > LONGEST:
+            raise ImportedWeightsError(f"{path}: {size} bytes, where a few hundred are expected: it is not read")
         value = json.loads(path.read_text(encoding="utf-8"))
+    except ImportedWeightsError:
+        raise
     except FileNotFoundError:
         raise ImportedWeightsError(
             f"{path}: no such file: a folder is loaded if it is one of Open-Unmix, with separator.json"

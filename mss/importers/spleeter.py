@@ -13,6 +13,7 @@ networks' 11 kHz, where it gives nothing to any stem.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -55,9 +56,8 @@ def spleeter(variables: Mapping[str, np.ndarray], stems: int | None = None) -> S
         stems = sum(f"{_numbered('conv2d_transpose', LEVELS * i)}/kernel" in arrays for i in range(max(STEMS) + 1))
     if stems not in STEMS:
         raise ImportedWeightsError(f"Spleeter has models of {', '.join(map(str, STEMS))} stems, not of {stems}")
-    networks = []
+    states = []  # of all, before a network is made
     for i, target in enumerate(STEMS[stems]):
-        network = network_of(stems)
         state = {}
         for ours, theirs in names(i).items():
             if theirs not in arrays:
@@ -66,8 +66,11 @@ def spleeter(variables: Mapping[str, np.ndarray], stems: int | None = None) -> S
             if array.dtype.kind != "f":
                 raise ImportedWeightsError(f"Spleeter's {stems} stems: {theirs} is {array.dtype}, not floating point")
             state[ours] = _turned(torch.from_numpy(array))
-        fill(network, state, f"Spleeter's {stems} stems, {target}")
-        networks.append(network)
+        states.append(state)
+    networks = []
+    for target, state in zip(STEMS[stems], states, strict=True):
+        networks.append(network_of(stems))
+        fill(networks[-1], state, f"Spleeter's {stems} stems, {target}")
     return assembled(networks, STEMS[stems])
 
 
@@ -83,9 +86,10 @@ def spleeter_file(path: str | Path, stems: int | None = None) -> StereoPairs:
                 raise ImportedWeightsError(f"{path}: unpacks to more than weights can")
         with np.load(path, allow_pickle=False) as file:
             variables = {name: file[name] for name in file.files if name.count("/") == 1}  # an optimiser's have more
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError) as error:
-        if isinstance(error, ImportedWeightsError):
-            raise
+    except ImportedWeightsError:
+        raise
+    # RuntimeError: encrypted, or packed in a way that is not known
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, MemoryError) as error:
         raise ImportedWeightsError(f"{path}: not a .npz file of arrays, or damaged: {error}") from error
     return spleeter(variables, stems)
 

@@ -6,14 +6,14 @@ import hashlib
 import io
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ImportedWeightsError", "fill", "read_pickle", "read_state", "tensors_of"]
+__all__ = ["ImportedWeightsError", "check_size", "fill", "read_pickle", "read_state", "tensors_of"]
 
 
 class ImportedWeightsError(ValueError):
@@ -74,6 +74,26 @@ def tensors_of(state: Any, path: Path) -> dict[str, Tensor]:
     if sum(t.numel() * t.element_size() for t in state.values()) > 2 * path.stat().st_size:
         raise ImportedWeightsError(f"{path}: says to have more numbers than fit into it")
     return state
+
+
+def check_size(make: Callable[[], nn.Module], state: Mapping[str, Tensor], source: object) -> None:
+    """Refuses a network with far more numbers than its weights, before memory is taken for it.
+
+    Args:
+        make: makes the network; called where tensors have sizes and no memory.
+        state: its weights; what sizes they claim for others may be anything.
+        source: named in errors.
+
+    Raises:
+        ImportedWeightsError: it has, or there is no such network.
+    """
+    try:
+        with torch.device("meta"):
+            numbers = sum(p.numel() for p in make().parameters())
+    except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+        raise ImportedWeightsError(f"{source}: weights of no such network: {error}") from error
+    if numbers > 2 * sum(t.numel() for t in state.values()):
+        raise ImportedWeightsError(f"{source}: describes a network with far more weights than it holds")
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], source: object, *, spare: tuple[str, ...] = ()) -> None:

@@ -105,8 +105,12 @@ class Examples(Callback):
 class Lines(Callback):
     """A line for each epoch in the log: what a progress bar would show."""
 
+    def on_train_start(self, trainer: lightning.Trainer, module: Training) -> None:
+        """Looks at the clock; a run that goes on from the middle of an epoch has no start of it."""
+        self._start = time.monotonic()
+
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: Training) -> None:
-        """Looks at the clock."""
+        """Looks again."""
         self._start = time.monotonic()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Training) -> None:

@@ -44,7 +44,7 @@ class Training(lightning.LightningModule):
         finished: what is scored and saved, where it is more than `separator`: the same one inside a wrapper.
         classes: what the losses compare with, where that is not the separator's targets: deep clustering learns from
             other groups than it makes. Estimates are then scored in their best order.
-        seed: of the augmentation; that of a step depends on nothing but the seed, the step and the rank.
+        seed: of augmentation and dropout; that of a step depends on nothing but the seed, the step and the rank.
 
     Logs `train/loss` and each loss, `valid/loss`, `valid/sdr` and `valid/sdr/<target>` (dB, whole songs, their mean).
     """
@@ -92,8 +92,10 @@ class Training(lightning.LightningModule):
 
     def training_step(self, stems: Tensor, index: int) -> Tensor:
         """stems (b, s, c, t)."""
+        seed = self._seed(index)
+        torch.manual_seed(seed)  # of dropout: a resumed run draws the same
         if self.augment is not None:
-            stems = self.augment(stems, self._generator(index))
+            stems = self.augment(stems, torch.Generator().manual_seed(seed))
         loss = self._log_loss(self._losses(stems, stems.sum(1)), "train", len(stems))
         self.diverged |= ~loss.detach().isfinite()
         if index < 2 or index % CHECK == 0:
@@ -154,14 +156,14 @@ class Training(lightning.LightningModule):
     def _targets(self, stems: Tensor) -> Tensor:
         return torch.einsum("ns,bsct->bnct", self.matrix.to(stems), stems)
 
-    def _generator(self, index: int) -> torch.Generator:
-        """Of the augmentation of one batch: resumed or not, it is the same one."""
+    def _seed(self, index: int) -> int:
+        """Of everything random in one step."""
         key = f"{self.seed} {self.current_epoch} {index} {self.global_rank}"
-        seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "big")
-        return torch.Generator().manual_seed(seed)
+        return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "big")
 
     def _require_finite(self) -> None:
-        if bool(self.diverged):
+        """All ranks find out at once: none is left waiting for one that has ended."""
+        if self.trainer.strategy.reduce_boolean_decision(bool(self.diverged), all=False):
             names = ", ".join(self.losses)
             raise DivergedError(
                 f"the loss ({names}) is no longer a finite number, at or before step {self.global_step}: lower the learning "

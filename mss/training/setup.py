@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, ReduceLROnPlateau
 
 from mss.training.losses import LOSSES, loss_by_name
+from mss.training.resuming import Curves
 
 __all__ = ["SCHEDULES", "average", "logger_of", "losses_of", "optimizer_of", "patience", "schedule_of"]
 
@@ -125,7 +126,7 @@ def logger_of(names: Sequence[str], folder: Path, run: str, wandb: Mapping[str, 
         if name != "csv" and importlib.util.find_spec(name) is None:
             raise ValueError(f"the logger {name} is not installed: pip install {name}, or leave it out of logger=")
         if name == "csv":
-            loggers.append(CSVLogger(folder, name="", version="logs"))
+            loggers.append(Curves(folder, name="", version="logs"))
         elif name == "tensorboard":
             loggers.append(TensorBoardLogger(folder, name="", version="logs"))
         else:

@@ -3,7 +3,7 @@
 from mss.data.augment.base import Augment, Augmentation
 from mss.data.augment.dynamics import Clip, Compression
 from mss.data.augment.levels import ChannelSwap, Drop, Gain, Level, Pan, Polarity, Remix, Shift, Width
-from mss.data.augment.pitch import PitchTempo
+from mss.data.augment.pitch import PitchTempo, Speed
 from mss.data.augment.sound import Codec, Equalizer, Reverb
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "Remix",
     "Reverb",
     "Shift",
+    "Speed",
     "Width",
 ]

@@ -1,4 +1,5 @@
-"""Pitch and tempo by a phase vocoder and a change of the sample rate."""
+"""Pitch and tempo, together by a change of the sample rate (T. Ko et al., "Audio augmentation for speech recognition",
+Interspeech 2015), or each for itself by a phase vocoder as well."""
 
 from __future__ import annotations
 
@@ -14,7 +15,41 @@ from mss.audio import resample
 from mss.data.augment.base import Augmentation
 from mss.transforms import STFT
 
-__all__ = ["PitchTempo", "pitch_ratio", "stretched"]
+__all__ = ["PitchTempo", "Speed", "pitch_ratio", "stretched"]
+
+
+class Speed(Augmentation):
+    """Plays a stem faster or slower, so that its pitch and its formants move, too (Ko et al. 2015).
+
+    Stems that play together must not be given different speeds: it is for excerpts mixed across songs.
+
+    Args:
+        factors: one of these is drawn for each stem; 1.1 is a tenth faster, and 1.65 semitones higher. They are rounded to
+            fractions of up to 64.
+        p: probability per stem.
+
+    The length is kept: what became longer is cut, what became shorter ends in silence.
+    """
+
+    def __init__(self, factors: Sequence[float] = (8 / 9, 15 / 16, 16 / 15, 9 / 8), *, p: float = 0.5) -> None:
+        super().__init__(p)
+        if not factors or any(not 0.25 <= x <= 4 for x in factors):
+            raise ValueError(f"factors is a list of at least one number from 0.25 to 4, not {factors}")
+        self.factors = tuple(factors)
+
+    def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        t = x.shape[-1]
+        chosen = torch.randint(len(self.factors), (len(x),), generator=generator)
+        out = torch.empty_like(x)
+        for number, factor in enumerate(self.factors):
+            rows = (chosen == number).nonzero().squeeze(-1)
+            if len(rows):
+                rows = rows.to(x.device, non_blocking=True)
+                ratio = Fraction(factor).limit_denominator(64)
+                y = x[rows, ..., : math.ceil(t * ratio)]
+                y = resample(y, ratio.numerator, ratio.denominator)[..., :t]
+                out[rows] = F.pad(y, (0, t - y.shape[-1]))
+        return out
 
 
 class PitchTempo(Augmentation):
