@@ -364,6 +364,26 @@ def test_excerpts_of_what_is_not_there(tracks):
         Excerpts(tracks, STEMS, audible=["piano"])
 
 
+@pytest.mark.parametrize("mix_tracks", [True, False])
+def test_extra_tracks_have_the_share_they_are_given(mix_tracks, root, tmp_path, generator):
+    folder_track(tmp_path / "extra" / "more", STEMS, generator, samples=1000)
+    data = module(root, tmp_path, extra=[tmp_path / "extra"], extra_share=0.25, mix_tracks=mix_tracks)
+    data.setup()
+    names = [track.name for index in range(1000) for track, _ in data.datasets()[0][0].draw(index)]
+    assert names.count("more") == pytest.approx(500, abs=5 * (2000 * 0.1875) ** 0.5 * (1 if mix_tracks else 2**0.5))
+    for name in "abcd":
+        assert names.count(name) == pytest.approx(375, abs=6 * 375**0.5)
+    without = module(root, tmp_path, extra=[tmp_path / "extra"], extra_share=0.0)
+    without.setup()
+    assert "more" not in {track.name for index in range(100) for track, _ in without.datasets()[0][0].draw(index)}
+
+
+@pytest.mark.parametrize("weights", [[1, 2], [1, 1, 1, -1], [0, 0, 0, 0]])
+def test_weights_that_fit_no_tracks_are_refused(weights, tracks):
+    with pytest.raises(TrackError, match="a weight, 0 or more, for each of 4 tracks"):
+        Excerpts(tracks, STEMS, weights=weights)
+
+
 def test_sources_are_mixed_by_their_shares(tracks):
     class Constant:
         def __init__(self, value):
@@ -508,6 +528,13 @@ def test_the_digest_names_the_data_and_the_split(root, tmp_path, generator):
         before = digest()
 
 
+def loader_of(root, tmp_path, **options) -> Loader:
+    data = module(root, tmp_path, **options)
+    data.prepare_data()
+    data.setup()
+    return data.train_dataloader()
+
+
 @pytest.mark.parametrize(
     ("spoil", "options", "message"),
     [
@@ -517,6 +544,7 @@ def test_the_digest_names_the_data_and_the_split(root, tmp_path, generator):
         (lambda root: shutil.rmtree(root / "train"), {}, "nothing is left to train on"),
         (lambda root: None, {"targets": ["piano"]}, "no reference for 'piano': there are drums, vocals"),
         (lambda root: None, {"stems": ["drums", "piano"]}, "no training track has piano; there are drums, mix|vocals"),
+        (lambda root: None, {"extra_share": 2}, "extra_share is a share"),
         (lambda root: None, {"batch_size": 17}, "an epoch of 16 excerpts .* has not one batch of 17"),
         (lambda root: one(root / "train" / "c", "drums.wav", samples=999), {}, "c: drums has 999 samples"),
         (lambda root: one(root / "train" / "c", "drums.wav", samples=1000, rate=44100), {}, "c: drums .* 44100 Hz"),
@@ -525,9 +553,8 @@ def test_the_digest_names_the_data_and_the_split(root, tmp_path, generator):
 )
 def test_what_is_wrong_is_said_before_the_first_step(spoil, options, message, root, tmp_path):
     spoil(root)
-    data = module(root, tmp_path, **options)
     with pytest.raises(TrackError, match=message):
-        data.prepare_data(), data.setup(), data.train_dataloader()
+        loader_of(root, tmp_path, **options)
 
 
 def test_another_source_of_excerpts_can_be_added(root, tmp_path):

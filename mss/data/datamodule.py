@@ -80,6 +80,8 @@ class DataModule(lightning.LightningDataModule):
     Args:
         root: as for `find_tracks`. None: `synthetic` songs alone, a fifth of them to validate with.
         extra: more such folders, whose tracks are trained on and never validated with: synthetic songs, for one.
+        extra_share: how much of what is heard in training is from `extra` and `synthetic`, 0 to 1. None: as much as they have
+            tracks.
         targets: what is to be separated, by the names of `mss.data.reference`.
         stems: what the targets and the mixture are made of. None: those that most of the training tracks have.
         synthetic: songs made up once and then trained on like those of `extra`: arguments of `mss.data.synthetic.song_folder`,
@@ -107,6 +109,7 @@ class DataModule(lightning.LightningDataModule):
         targets: Sequence[str] = (),
         *,
         extra: Sequence[str | Path] = (),
+        extra_share: float | None = None,
         synthetic: Mapping[str, Any] | None = None,
         stems: Sequence[str] | None = None,
         sample_rate: int = 44100,
@@ -123,7 +126,10 @@ class DataModule(lightning.LightningDataModule):
         dtype: str = "int16",
     ) -> None:
         super().__init__()
+        if extra_share is not None and not 0 <= extra_share <= 1:
+            raise TrackError(f"extra_share is a share of what is heard, from 0 to 1, not {extra_share}")
         self.root, self.extra, self.targets = root, tuple(extra), tuple(targets)
+        self.extra_share = extra_share
         self.synthetic = None if synthetic is None else dict(synthetic)
         self.stems = None if stems is None else tuple(stems)
         self.sample_rate, self.channels, self.cache, self.dtype = sample_rate, channels, cache, dtype
@@ -132,6 +138,7 @@ class DataModule(lightning.LightningDataModule):
         self.train_tracks: list[CachedTrack] = []
         self.valid_tracks: list[CachedTrack] = []
         self.digest = ""
+        self._own = 0  # training tracks that are not `extra`; they come first
         self._loader: Loader | None = None
         self._resumed = {"excerpts": 0}
 
@@ -159,8 +166,16 @@ class DataModule(lightning.LightningDataModule):
             mix_tracks=self.mix_tracks,
             audible=audible,
             silence=self.silence,
+            weights=self._weights(),
         )
         return [(excerpts, 1.0)]
+
+    def _weights(self) -> list[float] | None:
+        """How often each training track is drawn."""
+        others = len(self.train_tracks) - self._own
+        if self.extra_share is None or not others:
+            return None
+        return [(1 - self.extra_share) / self._own] * self._own + [self.extra_share / others] * others
 
     def train_dataloader(self) -> Loader:
         """Batches (b, s, c, t) of stems."""
@@ -203,7 +218,7 @@ class DataModule(lightning.LightningDataModule):
                 raise TrackError("no data set: name its folder, e.g. data.root=musdb18")
             root, valid = extra.pop(), VALID_OF_SYNTHETIC if valid is None else valid
         train, valid = split(find_tracks(root), valid, seed=self.seed)
-        taken = {track.name for track in valid}
+        taken, self._own = {track.name for track in valid}, len(train)
         train += [track for folder in extra for track in find_tracks(folder) if track.name not in taken]
         stems = common_stems(train) if self.stems is None else self.stems
         for track in train + valid:

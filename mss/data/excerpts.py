@@ -52,6 +52,7 @@ class Excerpts(Dataset):
         audible: stems that should be heard.
         silence: probability that digital silence passes where one of those is silent; otherwise it is drawn again (the
             whole excerpt, when the stems are of one track), up to 16 times. Open-Unmix lets all pass: 1.
+        weights: how often each track is drawn, up to a factor. None: all equally often.
 
     Raises:
         TrackError: no tracks, or a stem that none of them has.
@@ -68,6 +69,7 @@ class Excerpts(Dataset):
         mix_tracks: float = True,
         audible: Sequence[str] = (),
         silence: float = 0.1,
+        weights: Sequence[float] | None = None,
     ) -> None:
         if not tracks:
             raise TrackError("no tracks to take excerpts of")
@@ -79,9 +81,15 @@ class Excerpts(Dataset):
             raise TrackError(f"an excerpt is longer than {seconds} s, and a track gives at least one, not {per_track}")
         self.per_track, self.seed = per_track, seed
         self.mix_tracks, self.audible, self.silence = float(mix_tracks), frozenset(audible), silence
-        self.having = {stem: [track for track in tracks if stem in track.stems] for stem in stems}
+        if weights is not None and (len(weights) != len(tracks) or min(weights) < 0 or not sum(weights) > 0):
+            raise TrackError(f"expected a weight, 0 or more, for each of {len(tracks)} tracks; got {list(weights)}")
+        everywhere = [1.0] * len(tracks) if weights is None else weights
+        drawn = [(track, weight) for track, weight in zip(tracks, everywhere, strict=True) if weight > 0]
+        self.all = _Draw(drawn)
+        self.having = {stem: _Draw([(t, w) for t, w in drawn if stem in t.stems]) for stem in stems}
+        self.weighted = weights is not None
         for stem, having in self.having.items():
-            if not having:
+            if not having.tracks:
                 there = sorted({name for track in tracks for name in track.stems})
                 raise TrackError(f"no track has the stem {stem!r}; there are {', '.join(there)}")
 
@@ -109,25 +117,37 @@ class Excerpts(Dataset):
         rng = _generator(self.seed, index)
         if rng.random() < self.mix_tracks:
             return [self._place(rng, self.having[stem], self.audible & {stem}) for stem in self.stems]
-        place = self._place(rng, self.tracks, self.audible, self.tracks[index % len(self.tracks)])
-        return [place] * len(self.stems)
+        first = None if self.weighted else self.tracks[index % len(self.tracks)]
+        return [self._place(rng, self.all, self.audible, first)] * len(self.stems)
 
     def _place(
         self,
         rng: np.random.Generator,
-        tracks: Sequence[CachedTrack],
+        tracks: _Draw,
         audible: frozenset[str],
         first: CachedTrack | None = None,
     ) -> tuple[CachedTrack, int]:
         """A track and a time where one of the audible stems is heard; the first choice of the track may be made."""
         passes = not audible or rng.random() < self.silence
         for _ in range(1 + REDRAWS):
-            track = first or tracks[rng.integers(len(tracks))]
+            track = first or tracks(rng)
             start = int(rng.integers(max(track.length - self.length, 0) + 1))
             if passes or any(s in track.stems and not track.silent(s, start, self.length) for s in audible):
                 break
             first = None
         return track, start
+
+
+class _Draw:
+    """Draws tracks, each as often as its weight says."""
+
+    def __init__(self, weighted: Sequence[tuple[CachedTrack, float]]) -> None:
+        self.tracks = [track for track, _ in weighted]
+        self.bounds = list(accumulate(weight for _, weight in weighted))
+
+    def __call__(self, rng: np.random.Generator) -> CachedTrack:
+        at = bisect_right(self.bounds, rng.random() * self.bounds[-1])
+        return self.tracks[min(at, len(self.tracks) - 1)]  # a product may be rounded up to the last bound
 
 
 class Mixed(Dataset):
