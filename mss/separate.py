@@ -14,17 +14,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mss.apps.jobs import check_template, find_inputs, plan
+from mss.apps.options import (
+    DEFAULT_MODEL,
+    add_device,
+    add_model,
+    add_output,
+    add_separation,
+    check_names,
+    check_numbers,
+    check_output,
+    check_positive,
+    check_separation,
+    encoding_of,
+    name_of,
+    refusals,
+)
 from mss.cli import FAILED, UsageError, exit_code, gather, pick_device, rank_and_world, set_up_logging, start_torch
 
 if TYPE_CHECKING:
-    from mss.audio import Encoding
     from mss.separator import Separator
 
 __all__ = ["main"]
 
-DEFAULT_MODEL = "spleeter-2stems"
 SCORE_MODEL = "score_informed"
-LIMIT = 1e9  # of all numbers; in seconds thirty years
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,12 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = p.add_argument
     add("inputs", nargs="*", metavar="song", help="audio files, folders (searched to the bottom), glob patterns")
-    add(
-        "-n",
-        "--model",
-        default=DEFAULT_MODEL,
-        help="pretrained model, method, or checkpoint file (default %(default)s)",
-    )
+    add_model(p)
     add(
         "--score",
         type=Path,
@@ -60,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="leave out files whose stems are all there (the default under torchrun)",
     )
-    add("-d", "--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: the best there is)")
+    add_device(p)
     add("-j", "--jobs", type=int, default=1, metavar="N", help="files at a time (default %(default)s)")
 
     add = p.add_argument_group("stems").add_argument
@@ -68,27 +75,15 @@ def parser() -> argparse.ArgumentParser:
     add("--two-stems", metavar="STEM", help="write this stem, and all the rest as no_STEM")
     add("--residual", metavar="NAME", help="write one more stem, the input less all others")
 
-    add = p.add_argument_group("separation").add_argument
-    add("--niter", type=int, metavar="N", help="filter by N iterations of the multichannel Wiener filter (whole song)")
-    add("--segment", type=float, metavar="S", help="separate in segments of S seconds")
-    add("--overlap", type=float, metavar="S", help="seconds that segments share")
-    add("--shifts", type=int, metavar="N", help="average over N delays of the input, at N times the work")
+    add = add_separation(p).add_argument
     add("--start", type=float, default=0.0, metavar="S", help="start of the excerpt, seconds")
     add("--duration", type=float, metavar="S", help="length of the excerpt, seconds")
 
-    group = p.add_argument_group("output", "Default: WAV with the bit depth of the input, float32 after a lossy codec.")
-    depths, codecs = group.add_mutually_exclusive_group(), group.add_mutually_exclusive_group()
-    for name in ("int16", "int24", "float32"):
-        depths.add_argument(f"--{name}", action="store_const", const=name, dest="subtype")
-    for name in ("flac", "mp3", "ogg"):
-        codecs.add_argument(f"--{name}", action="store_const", const=name, dest="codec")
-    group.add_argument("--bitrate", type=int, metavar="K", help="of MP3 and OGG, kbit/s")
-    group.add_argument(
-        "--clip-mode",
-        choices=("none", "rescale", "clamp"),
-        default="none",
-        help="stems over full scale: none leaves them (and warns where an integer format cuts them off), rescale lowers all "
-        "stems by one gain, clamp cuts them off (default %(default)s)",
+    add_output(
+        p,
+        clip_mode="none",
+        clipping="stems over full scale: none leaves them (and warns where an integer format cuts them off), rescale lowers "
+        "all stems by one gain, clamp cuts them off (default %(default)s)",
     )
 
     add = p.add_argument_group("information").add_argument
@@ -127,11 +122,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--residual {residual}: the model has a stem of that name; choose another")
     stems = [*separator.targets, *([] if residual is None else [residual])]
 
-    is_path = args.model.endswith(".safetensors") or Path(args.model).name != args.model
-    model = Path(args.model).stem if is_path else args.model
     sources, problems = find_inputs(args.inputs, EXTENSIONS, args.out)
     extension = encoding.extension if encoding else "wav"
-    jobs = plan(sources, args.out, args.filename, model=model, stems=stems, ext=extension)
+    jobs = plan(sources, args.out, args.filename, model=name_of(args.model), stems=stems, ext=extension)
     rank, world = rank_and_world()
     mine = jobs[rank::world]
     skip = world > 1 if args.skip_existing is None else args.skip_existing
@@ -178,36 +171,11 @@ def check(args: argparse.Namespace) -> None:
     check_template(args.filename)
     if args.two_stems is not None and (args.targets is not None or args.residual is not None):
         raise UsageError("--two-stems says which stems are written: leave out --targets and --residual")
-    for option in ("residual", "two_stems", "targets", "model"):
-        value = getattr(args, option)
-        if value is not None and not all(name.strip() for name in value.split(",")):
-            raise UsageError(f"--{option.replace('_', '-')} needs a name, got {value!r}")
-    for option, least in (("jobs", 1), ("shifts", 1), ("bitrate", 1), ("niter", 0), ("start", 0), ("overlap", 0)):
-        value = getattr(args, option)
-        if value is not None and not least <= value < LIMIT:
-            raise UsageError(f"--{option} must be at least {least}, and not endless, got {value:g}")
-    for option in ("segment", "duration"):
-        value = getattr(args, option)
-        if value is not None and not 0 < value < LIMIT:
-            raise UsageError(f"--{option} must be more than 0 seconds, and not endless, got {value:g}")
-    if args.codec in ("mp3", "ogg") and args.subtype:
-        raise UsageError(f"--{args.codec} has no bit depth: leave out --{args.subtype}")
-    if args.bitrate and args.codec not in ("mp3", "ogg"):
-        raise UsageError("--bitrate goes with --mp3 or --ogg")
-    if args.bitrate and args.bitrate > (highest := {"mp3": 320, "ogg": 2000}[args.codec]):
-        raise UsageError(f"--bitrate of --{args.codec} is at most {highest} kbit/s, not {args.bitrate}")
-
-
-def encoding_of(args: argparse.Namespace) -> Encoding | None:
-    """The output format asked for; None: like the input."""
-    from mss.audio import AudioError, Encoding
-
-    if args.codec is None and args.subtype is None:
-        return None
-    try:
-        return Encoding(args.codec or "wav", args.subtype, args.bitrate and args.bitrate * 1000)
-    except AudioError as error:
-        raise UsageError(str(error)) from error
+    check_names(args, "residual", "two_stems", "targets", "model")
+    check_numbers(args, {"jobs": 1, "start": 0})
+    check_positive(args, "duration")
+    check_separation(args)
+    check_output(args)
 
 
 def separator_of(args: argparse.Namespace) -> Separator:
@@ -218,12 +186,8 @@ def separator_of(args: argparse.Namespace) -> Separator:
     wanted = args.two_stems if args.targets is None else args.targets
     names = None if wanted is None else tuple(name.strip() for name in wanted.split(","))
     recipe = Recipe(names, args.niter, args.segment, args.overlap, args.shifts)
-    try:
+    with refusals():
         separator = zoo.load(args.model) if args.score is None else by_score(args.score)
-    except (ImportError, OSError) as error:
-        raise UsageError(str(error)) from error
-    except ValueError as error:  # an unknown name, a damaged checkpoint, weights that are not there
-        raise UsageError(str(error)) from error
     return compose(separator, recipe)
 
 

@@ -9,17 +9,18 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mss"
 LAYERS = [  # the lowest first; a module may import from its own layer and those below
-    ("cpu",),
+    ("cpu", "layouts", "surround"),
     ("audio", "download", "files", "transforms", "filters", "metrics", "phase"),
     ("spec", "data"),
     ("separator",),
     ("wrappers", "oracle"),
+    ("upmixer",),
     ("adapters",),
     ("classical", "nets"),
     ("checkpoint", "importers", "remote"),
     ("zoo", "training"),
     ("cli", "apps"),
-    ("separate", "evaluate", "train", "share", "export"),
+    ("separate", "remix", "evaluate", "train", "share", "export", "upmix"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 EDGE = ("argparse", "hydra", "tqdm", "gradio", "matplotlib", "rich")  # only where a person is spoken to

@@ -471,14 +471,14 @@ def test_all_stems_or_none(song, tmp_path, capsys):
 
 
 def test_a_stem_that_cannot_be_moved_takes_the_others_back(tmp_path):
-    from mss.apps.separation import _publish
+    from mss.apps.staging import publish
     from mss.audio import AudioError
 
     for name in ("a", "b", "file"):
         (tmp_path / name).write_text(name)
     targets = [tmp_path / "out" / "a.wav", tmp_path / "file" / "b.wav"]  # the second below what is no folder
     with pytest.raises(AudioError, match=r"b\.wav: cannot be written"):
-        _publish([tmp_path / "a", tmp_path / "b"], targets)
+        publish([tmp_path / "a", tmp_path / "b"], targets)
     assert not targets[0].exists()
 
 

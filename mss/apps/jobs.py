@@ -29,6 +29,11 @@ class Job:
         """Whether all outputs are there; a file is there only if it is complete."""
         return all(path.is_file() for path in self.outputs.values())
 
+    @property
+    def folder(self) -> Path:
+        """That all outputs are below."""
+        return Path(os.path.commonpath([path.parent for path in self.outputs.values()]))
+
 
 def find_inputs(names: Iterable[str], extensions: Iterable[str], out: Path) -> tuple[list[Path], dict[str, str]]:
     """The audio files that files, folders (with all below them) and glob patterns stand for, in a stable order.

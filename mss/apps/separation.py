@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import platform
-import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mss.adapters import Resampled, Select
 from mss.apps.jobs import Job
+from mss.apps.staging import publish, remove_stale, staging
 from mss.audio import AudioError, AudioInfo, Encoding, Reader, Writer
 from mss.classical import instruments, read_score, score_informed
 from mss.cli import UsageError, background
@@ -34,7 +32,6 @@ __all__ = ["Recipe", "Report", "compose", "remove_stale", "separate_file"]
 
 BLOCK_SECONDS = 12.0  # read, and handed on, at a time
 REST = 10  # spectra of what a score does not name
-STAGING = ".mss"  # begins the names of the folders in which files grow
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,28 @@ class Report:
     elapsed: float = 0.0
     gain: float = 1.0
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def speed(self) -> float:
+        """As a multiple of real time."""
+        return self.seconds / self.elapsed
+
+    def told(self) -> str:
+        """A line for the user."""
+        gain = f", all stems times {self.gain:.3f}" if self.gain != 1 else ""
+        folder = os.path.commonpath([path.parent for path in self.outputs.values()])
+        return f"{', '.join(self.outputs)} in {folder} ({self.speed:.1f}x real time{gain})"
+
+    def facts(self) -> dict[str, Any]:
+        """What a script may want to know, for JSON."""
+        return {
+            "outputs": {stem: str(path) for stem, path in self.outputs.items()},
+            "seconds": round(self.seconds, 3),
+            "elapsed": round(self.elapsed, 3),
+            "real_time_factor": round(self.speed, 2),
+            "gain": self.gain,
+            "warnings": self.warnings,
+        }
 
 
 def by_score(path: Path) -> Separator:
@@ -125,6 +144,7 @@ def separate_file(
     encoding: Encoding | None = None,
     clip_mode: Literal["none", "rescale", "clamp"] = "none",
     excerpt: tuple[float, float | None] = (0.0, None),
+    fit: Callable[[Separator, AudioInfo], tuple[Separator, AudioInfo]] | None = None,
     progress: Callable[[float, float | None], None] = lambda done, total: None,
     stop: threading.Event | None = None,
 ) -> Report:
@@ -137,6 +157,7 @@ def separate_file(
         clip_mode: "none" leaves the stems as they are (an integer format saturates, and a warning says how often),
             "rescale" lowers all stems by one gain if one would exceed full scale, "clamp" cuts them at full scale.
         excerpt: start and duration, seconds; a duration of None: to the end.
+        fit: makes of the separator and what the input is the one to use, and what its stems are. None: as they are.
         progress: called with the seconds done and the seconds in all, where these are known.
         stop: set from another thread to give up, as by Ctrl-C.
 
@@ -149,15 +170,16 @@ def separate_file(
             raise AudioError(f"{path} is a folder, where a stem should go: move it, or choose another --out.")
     with ExitStack() as stack:
         reader = stack.enter_context(Reader(job.source, start=excerpt[0], duration=excerpt[1]))
-        folder = stack.enter_context(_staging(job))
+        folder = stack.enter_context(staging(job.root))
         info = reader.info
+        fitted, info = (_fitted(separator, info, residual), info) if fit is None else fit(separator, info)
         # closed before the reader is: its thread must not be reading then
         incoming = stack.enter_context(closing(background(reader.blocks(round(BLOCK_SECONDS * info.sample_rate)))))
         report = Report(job.source, job.outputs, encoding or Encoding.like(info))
         report.encoding.check(info.sample_rate, info.channels)
         whole = None if reader.frames is None else reader.frames / info.sample_rate
 
-        ceiling = _ceiling(report.encoding)
+        ceiling = full_scale(report.encoding)
         received = sent = 0
 
         def mixture() -> Iterator[Tensor]:
@@ -170,7 +192,7 @@ def separate_file(
 
         def stems() -> Iterator[Tensor]:
             nonlocal sent
-            for estimates in stream(_fitted(separator, info, residual), mixture()):
+            for estimates in stream(fitted, mixture()):
                 y = estimates[0].cpu()  # (n, c, t)
                 if not torch.isfinite(y).all():
                     raise AudioError(
@@ -191,7 +213,7 @@ def separate_file(
             blocks = stems()
         written = _write(blocks, job, folder, info, report.encoding)
         report.warnings = _clipping(written, job)
-        _publish([writer.path for writer in written], list(job.outputs.values()))
+        publish([writer.path for writer in written], list(job.outputs.values()))
     report.elapsed = time.perf_counter() - begin
     return report
 
@@ -201,36 +223,6 @@ def _fitted(separator: Separator, info: AudioInfo, residual: str | None) -> Sepa
     if separator.sample_rate != info.sample_rate:
         separator = Resampled(separator, info.sample_rate)
     return separator if residual is None else WithResidual(separator, residual)
-
-
-@contextmanager
-def _staging(job: Job) -> Iterator[Path]:
-    """A hidden folder below the output folder, on the same disk as the outputs; goes away in any case but a kill -9."""
-    try:
-        job.root.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{STAGING}-{platform.node()}-{os.getpid()}-", dir=job.root))
-    except OSError as error:
-        raise AudioError(
-            f"{job.root}: cannot be written to ({error.strerror}); choose another folder with --out."
-        ) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove_stale(root: Path) -> None:
-    """Removes what killed processes of this machine left in the output folder."""
-    if os.name != "posix":  # elsewhere asking whether a process lives may end it
-        return
-    for folder in root.glob(f"{STAGING}-{glob.escape(platform.node())}-*"):
-        process = folder.name.split("-")[-2]
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except (ValueError, PermissionError):
-            continue
 
 
 def _write(blocks: Iterable[Tensor], job: Job, folder: Path, info: AudioInfo, encoding: Encoding) -> list[Writer]:
@@ -291,24 +283,7 @@ def _clipping(writers: Sequence[Writer], job: Job) -> list[str]:
     ]
 
 
-def _ceiling(encoding: Encoding) -> float:
+def full_scale(encoding: Encoding) -> float:
     """The largest sample that a format holds: an integer one stops a step below 1."""
     bits = {"int16": 16, "int24": 24, "int32": 32}.get(encoding.subtype)
     return 1.0 if bits is None else 1 - 2.0 ** (1 - bits)
-
-
-def _publish(sources: Sequence[Path], paths: Sequence[Path]) -> None:
-    """Moves complete files to their names; if one cannot be moved, none stays."""
-    moved: list[Path] = []
-    try:
-        for source, path in zip(sources, paths, strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(source, path)
-            moved.append(path)
-    except BaseException as error:
-        for done in moved:
-            done.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            reason = f"{error.strerror or error}"
-            raise AudioError(f"{path}: cannot be written ({reason}); choose another --out or --filename.") from error
-        raise

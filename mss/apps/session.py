@@ -1,9 +1,8 @@
-"""A run of `python -m mss.separate` over all its files: progress, messages, results."""
+"""A run of `python -m mss.separate`, or of another verb, over all its files: progress, messages, results."""
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ class Session:
     """Does jobs one after the other or several at a time; one that fails does not keep the others from being done.
 
     Args:
-        separate: does one job: (job, progress=..., stop=...) -> Report.
+        separate: does one job: (job, progress=..., stop=...) -> Report, with what is to be said of it.
         at_a_time: jobs at a time, in threads that share the cores.
         quiet: say nothing but errors.
     """
@@ -65,7 +64,13 @@ class Session:
 
     def skipped(self, job: Job) -> None:
         """Notes a job whose outputs were there."""
-        self.results.append({"input": str(job.source), "status": "skipped", "outputs": _names(job.outputs)})
+        self.results.append(
+            {
+                "input": str(job.source),
+                "status": "skipped",
+                "outputs": {stem: str(path) for stem, path in job.outputs.items()},
+            }
+        )
 
     def failed(self, source: str | Path, message: str) -> None:
         """Tells of an input that could not be separated."""
@@ -100,22 +105,8 @@ class Session:
     def _succeeded(self, report: Report) -> None:
         for warning in report.warnings:
             self.say(f"warning: {report.source.name}: {warning}")
-        speed = report.seconds / report.elapsed
-        gain = f", all stems times {report.gain:.3f}" if report.gain != 1 else ""
-        folder = os.path.commonpath([path.parent for path in report.outputs.values()])
-        self.say(f"{report.source.name}: {', '.join(report.outputs)} in {folder} ({speed:.1f}x real time{gain})")
-        self.results.append(
-            {
-                "input": str(report.source),
-                "status": "done",
-                "outputs": _names(report.outputs),
-                "seconds": round(report.seconds, 3),
-                "elapsed": round(report.elapsed, 3),
-                "real_time_factor": round(speed, 2),
-                "gain": report.gain,
-                "warnings": report.warnings,
-            }
-        )
+        self.say(f"{report.source.name}: {report.told()}")
+        self.results.append({"input": str(report.source), "status": "done", **report.facts()})
 
 
 class _Progress:
@@ -136,10 +127,6 @@ class _Progress:
 
     def close(self) -> None:
         self._bar.close()
-
-
-def _names(outputs: dict[str, Path]) -> dict[str, str]:
-    return {stem: str(path) for stem, path in outputs.items()}
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -200,7 +200,10 @@ class Run:
     def _sum_up(self) -> None:
         """Tells where the result is, how it scored, and what to do with it."""
         path = self.out / BEST
-        if self.options.quiet or not path.is_file():
+        if self.options.quiet:
+            return
+        if not path.is_file():
+            sys.stderr.write(f"the run ended before its first validation: there is no {path}\n")
             return
         scores = [f"{name.removeprefix('valid/')} {value:.3f}" for name, value in sorted(self.best.scores.items())]
         print(

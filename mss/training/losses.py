@@ -12,7 +12,6 @@ batch counts as if it were that loud, so that near silence is not magnified. On 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from itertools import combinations, permutations
 from typing import Any, Literal
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mss.training._clustering_losses import deep_clustering, deep_clustering_whitened
+from mss.training.names import chosen
 from mss.training.step import Step
 from mss.transforms import STFT
 
@@ -206,12 +206,8 @@ def loss_by_name(name: str, options: Mapping[str, Any] | None = None) -> functoo
     Raises:
         ValueError: there is none of that name, or it has no such option.
     """
-    if name not in LOSSES:
-        raise ValueError(f"there is no loss {name!r}; there are {', '.join(LOSSES)}")
-    options, known = dict(options or {}), [*inspect.signature(LOSSES[name]).parameters][1:]
-    if unknown := options.keys() - set(known):
-        raise ValueError(f"{name} has no option {', '.join(sorted(unknown))}; it has {', '.join(known) or 'none'}")
-    return functools.partial(LOSSES[name], **options)
+    options = dict(options or {})
+    return functools.partial(chosen("loss", name, LOSSES, options, given=1), **options)
 
 
 def _steady(level: Tensor) -> Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, ReduceLROnPlateau
 
 from mss.training.losses import LOSSES, loss_by_name
+from mss.training.names import chosen
 from mss.training.resuming import Curves
 
 __all__ = ["SCHEDULES", "average", "logger_of", "losses_of", "optimizer_of", "patience", "schedule_of"]
@@ -69,12 +68,12 @@ SCHEDULES = {"plateau": plateau, "cosine": cosine, "exponential": exponential, "
 
 def optimizer_of(name: str, options: Mapping[str, Any]) -> Callable[..., Optimizer]:
     """(parameters) -> optimizer, by its name in torch.optim."""
-    return partial(chosen("optimizer", name, OPTIMIZERS, options), **options)
+    return partial(chosen("optimizer", name, OPTIMIZERS, options, given=1), **options)
 
 
 def schedule_of(name: str, options: Mapping[str, Any]) -> Callable[[Optimizer, int], dict[str, Any]]:
     """(optimizer, steps) -> what Lightning takes beside an optimizer."""
-    return partial(chosen("schedule", name, SCHEDULES, options), **options)
+    return partial(chosen("schedule", name, SCHEDULES, options, given=2), **options)
 
 
 def losses_of(config: Mapping[str, Any]) -> dict[str, tuple[float, Callable]]:
@@ -95,22 +94,6 @@ def losses_of(config: Mapping[str, Any]) -> dict[str, tuple[float, Callable]]:
             f"no loss to train with: give at least one of {', '.join(LOSSES)}, e.g. losses.magnitude_mse=1"
         )
     return losses
-
-
-def chosen(kind: str, name: str, known: Mapping[str, Callable], options: Mapping[str, Any]) -> Callable:
-    """What a name stands for, if it takes these options.
-
-    Raises:
-        ValueError: it is not known, or does not take them; says what there is.
-    """
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-        raise ValueError(f"there is no {kind} {name!r}: {hint}")
-    taken = set(inspect.signature(known[name]).parameters)
-    if wrong := [option for option in options if option not in taken]:
-        raise ValueError(f"the {kind} {name} has no option {wrong[0]!r}: it has {', '.join(sorted(taken))}")
-    return known[name]
 
 
 def logger_of(names: Sequence[str], folder: Path, run: str, wandb: Mapping[str, Any], config: Any) -> list[Logger]:
