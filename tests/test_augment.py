@@ -33,6 +33,7 @@ from mss.transforms import STFT
 RATE = 44100
 ALL = {
     "gain": Gain(),
+    "gain of the mixture": Gain(together=True),
     "level": Level(rms=(-24, -23, -23, -21)),
     "swap": ChannelSwap(p=1),
     "drop": Drop((1, 3)),
@@ -141,6 +142,13 @@ def test_global_random_numbers_are_left_alone(stems):
     for module in ALL.values():
         module(stems, seeded())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_gain_of_a_mixture_is_one_for_all_its_stems(stems):
+    y = Gain(2, 3, together=True)(stems, seeded())
+    gains = (y / stems).nan_to_num(2.5).flatten(1)
+    assert torch.allclose(gains.amin(1), gains.amax(1), atol=1e-5)
+    assert len(set(gains[:, 0].tolist())) == len(stems)
 
 
 def test_gain_has_the_published_moments():

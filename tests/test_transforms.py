@@ -48,6 +48,16 @@ def test_inverse_equals_torch_on_a_masked_spectrum(excerpt, generator):
     assert torch.allclose(transform.inverse(X, x.shape[-1]), theirs, atol=1e-12)
 
 
+@pytest.mark.parametrize("transform", [*PRESETS, STFT(2048, 1024)], ids=str)
+def test_what_is_done_to_a_spectrogram_never_returns_louder_at_the_end(transform, generator):
+    longest = max(transform.hop - 1, 1)  # of what is beyond the last frame's centre
+    for beyond in (0, 1, longest // 2, longest):
+        length = 20 * transform.hop + beyond
+        X = transform(torch.randn(1, length, dtype=torch.float64, generator=generator))
+        y = transform.inverse(X * torch.rand(X.shape, generator=generator), length)
+        assert y.abs().max() < 10, beyond
+
+
 @pytest.mark.parametrize("transform", PRESETS, ids=str)
 @pytest.mark.parametrize("length", [1, 5000, 20000, 20480])
 @pytest.mark.parametrize(("size", "block"), [(1, 777), (7, 4096), (16, 100000)])

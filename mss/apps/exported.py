@@ -69,7 +69,7 @@ class ConvSTFT(nn.Module):
         """(b, c, t) -> two of (b, c, f, k)."""
         half, hop, length = self.transform.n_fft // 2, self.transform.hop, waveform.shape[-1]
         # as the transform's own, without the division of a negative number, which ONNX rounds to the other side
-        after = half if hop <= half else (length + hop - 1) // hop * hop + half - length
+        after = half if self.transform.dense else (length + hop - 1) // hop * hop + half - length
         mode = "reflect" if self.transform.padding == "reflect" else "constant"
         return self.frames(F.pad(waveform, (half, after), mode=mode))
 

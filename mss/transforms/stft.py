@@ -58,7 +58,7 @@ class STFT:
 
     def frames(self, length: int) -> int:
         """Number of frames of a waveform of `length` samples."""
-        return 1 + (length // self.hop if self._dense else -(-length // self.hop))
+        return 1 + (length // self.hop if self.dense else -(-length // self.hop))
 
     def multiplicity(self, like: Tensor) -> Tensor:
         """(f, 1), dtype and device of `like`: how many bins of the two-sided spectrum each bin stands for, 1 or 2."""
@@ -107,7 +107,7 @@ class STFT:
         """
         half, pending, length = self.n_fft // 2, None, 0
         left = half  # samples of padding still to come
-        kept = 0 if self._dense else 2 * self.hop  # for the padding after the last to reflect
+        kept = 0 if self.dense else 2 * self.hop  # for the padding after the last to reflect
         ready = (size - 1) * self.hop + self.n_fft
         for waveform in waveforms:
             length += waveform.shape[-1]
@@ -140,14 +140,17 @@ class STFT:
             yield adder.tail[..., skip:] / envelope.tail[skip:].clamp_min(torch.finfo(envelope.tail.dtype).tiny)
 
     @property
-    def _dense(self) -> bool:
-        """Whether the last frame that is centred within the waveform reaches its end."""
-        return self.hop <= self.n_fft // 2
+    def dense(self) -> bool:
+        """Whether the last frame that is centred within the waveform hears its end.
+
+        By the rim of its window alone it would not: what is done to the spectrogram would return multiplied there.
+        """
+        return 3 * self.hop <= self.n_fft
 
     def _after(self, length: int) -> int:
         """Samples of padding after the last."""
         half = self.n_fft // 2
-        return half if self._dense else (self.frames(length) - 1) * self.hop + half - length
+        return half if self.dense else (self.frames(length) - 1) * self.hop + half - length
 
     def _padded(self, x: Tensor, left: int, right: int) -> Tensor:
         """(..., t) with `left` and `right` more samples; what is shorter than them is reflected again and again."""

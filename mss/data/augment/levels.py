@@ -24,17 +24,20 @@ class Gain(Augmentation):
     Args:
         low: smallest amplitude.
         high: largest amplitude.
-        p: probability per stem.
+        together: one amplitude for all stems of an item: songs are louder and softer, and what a network that is not
+            invariant to level makes of them should not depend on it.
+        p: probability per stem, or per item.
     """
 
-    def __init__(self, low: float = 0.25, high: float = 1.25, *, p: float = 1.0) -> None:
+    def __init__(self, low: float = 0.25, high: float = 1.25, *, together: bool = False, p: float = 1.0) -> None:
         super().__init__(p)
         require_range("low, high", (low, high), 0)
+        self.together = self.whole_items = together
         self.low = low
         self.high = high
 
     def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        return x * uniform(len(x), self.low, self.high, generator, x)[:, None, None]
+        return x * uniform(len(x), self.low, self.high, generator, x).view(-1, *[1] * (x.ndim - 1))
 
 
 class Level(Augmentation):
