@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from mss.apps.configured import configured
 from mss.apps.evaluation import Evaluation, label_of, tracks_of
+from mss.apps.options import LONGEST_PAGE
 from mss.apps.systems import system_of
 from mss.cli import FAILED, UsageError, exit_code, gather, set_up_logging, start_torch
 from mss.files import config_folder
@@ -52,6 +53,9 @@ class Options:
         seed: of the bootstrap intervals.
         published: show published results beside.
         compare: a system of the same report to compare with, track by track.
+        page: write page.html, too (or --page): the report with the worst, the middle and the best track of this system to
+            listen to, if its estimates are kept.
+        page_seconds: of each of them, the loudest.
         quiet: print nothing but errors.
     """
 
@@ -78,6 +82,8 @@ class Options:
     seed: int = 0
     published: bool = False
     compare: str | None = None
+    page: bool = False
+    page_seconds: float = 20.0
     quiet: bool = False
 
 
@@ -88,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Reads the command line with Hydra and evaluates one system, or one after the other."""
+    argv = ["page=true" if argument == "--page" else argument for argument in argv]  # as the other verbs have it
     OmegaConf.register_new_resolver("evaluated", default_folder, replace=True)
     store = ConfigStore.instance()
     store.store("evaluate_options", Options)
@@ -130,6 +137,8 @@ def check(options: Options) -> None:
     for name in ("window", "hop"):
         if not 0 < getattr(options, name) < float("inf"):
             raise UsageError(f"{name} must be more than 0 seconds, not {getattr(options, name):g}")
+    if not 1 <= options.page_seconds <= LONGEST_PAGE:
+        raise UsageError(f"page_seconds must be from 1 to {LONGEST_PAGE:g}, not {options.page_seconds:g}")
     if options.bits is not None and not 8 <= options.bits <= 24:
         raise UsageError(f"bits must be between 8 and 24, e.g. 16, not {options.bits}")
     if options.peass is not None:

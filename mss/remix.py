@@ -20,9 +20,11 @@ from mss.apps.options import (
     add_device,
     add_model,
     add_output,
+    add_page,
     add_separation,
     check_names,
     check_output,
+    check_page,
     check_separation,
     encoding_of,
     name_of,
@@ -31,6 +33,7 @@ from mss.apps.options import (
 from mss.cli import FAILED, UsageError, exit_code, pick_device, set_up_logging, start_torch
 
 if TYPE_CHECKING:
+    from mss.apps.remixing import Remix
     from mss.apps.stems import Separated, Stems
     from mss.separator import Separator
 
@@ -86,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
         "--lufs", metavar="LUFS", help="bring the integrated loudness there, as in -14; song: where that of the song is"
     )
 
+    add_page(p, "beside the remix")
     add = p.add_argument_group("information").add_argument
     add("--json", action="store_true", help="print the results as JSON on standard output")
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
@@ -105,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     balance = parse(settings, karaoke=args.karaoke)
     check(args, names, balance)
     start_torch()
+    from mss.apps.paging import remixed_page
     from mss.apps.remixing import remix_file
     from mss.apps.separation import remove_stale
     from mss.apps.session import Session
@@ -116,9 +121,14 @@ def run(args: argparse.Namespace) -> int:
     jobs = outputs_of(args, sources, encoding.extension if encoding else "wav")
     lufs = args.lufs if args.lufs in (None, "song") else float(args.lufs)
     remix = partial(remix_file, balance=balance, encoding=encoding, clip_mode=args.clip_mode, true_peak=args.true_peak)
-    session = Session(
-        lambda job, **options: remix(job, sources[job.source], lufs=lufs, say=session.say, **options), quiet=args.quiet
-    )
+
+    def one(job: Job, **options) -> Remix:
+        page = None
+        if args.page:
+            page = partial(remixed_page, job, page_of(job), balance=balance, seconds=args.page_seconds)
+        return remix(job, sources[job.source], lufs=lufs, say=session.say, page=page, **options)
+
+    session = Session(one, quiet=args.quiet)
     for name, problem in problems.items():
         session.failed(name, problem)
     root = next((job.root for job in jobs), args.out)
@@ -133,6 +143,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"model": args.model, "device": str(device), "files": session.results}, indent=2))  # noqa: T201
     return FAILED if session.failures else 0
+
+
+def page_of(job: Job) -> Path:
+    """Where the page of a remix goes."""
+    return job.outputs["remix"].with_suffix(".html")
 
 
 def check(args: argparse.Namespace, names: list[str], balance: Balance) -> None:
@@ -159,6 +174,7 @@ def check(args: argparse.Namespace, names: list[str], balance: Balance) -> None:
             raise UsageError(f"--out {args.out} is not --{args.codec}: leave out one of them")
         args.codec = SUFFIXES[suffix]
     check_output(args)
+    check_page(args)
     if not -20 <= args.true_peak <= 0:
         raise UsageError(f"--true-peak must be from -20 to 0 dB, got {args.true_peak:g}")
     if args.lufs not in (None, "song"):

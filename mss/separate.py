@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +20,12 @@ from mss.apps.options import (
     add_device,
     add_model,
     add_output,
+    add_page,
     add_separation,
     check_names,
     check_numbers,
     check_output,
+    check_page,
     check_positive,
     check_separation,
     encoding_of,
@@ -32,6 +35,8 @@ from mss.apps.options import (
 from mss.cli import FAILED, UsageError, exit_code, gather, pick_device, rank_and_world, set_up_logging, start_torch
 
 if TYPE_CHECKING:
+    from mss.apps.jobs import Job
+    from mss.apps.separation import Report
     from mss.separator import Separator
 
 __all__ = ["main"]
@@ -86,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
         "all stems by one gain, clamp cuts them off (default %(default)s)",
     )
 
+    add_page(p, "named as a stem is")
     add = p.add_argument_group("information").add_argument
     add("--list-models", action="store_true", help="list what --model takes by name, with licences, and exit")
     add("--env", action="store_true", help="print versions and devices, and exit")
@@ -125,13 +131,19 @@ def run(args: argparse.Namespace) -> int:
     sources, problems = find_inputs(args.inputs, EXTENSIONS, args.out)
     extension = encoding.extension if encoding else "wav"
     jobs = plan(sources, args.out, args.filename, model=name_of(args.model), stems=stems, ext=extension)
+    pages = plan(sources, args.out, args.filename, model=name_of(args.model), stems=["page"], ext="html")
+    page_of = {job.source: job.outputs["page"] for job in pages if args.page}
     rank, world = rank_and_world()
     mine = jobs[rank::world]
     skip = world > 1 if args.skip_existing is None else args.skip_existing
-    todo = [job for job in mine if not (skip and job.done)]
+    todo = [job for job in mine if not (skip and job.done and (not args.page or page_of[job.source].is_file()))]
 
+    excerpt = args.start, args.duration
     separate = partial(separate_file, separator, device=device, residual=residual, encoding=encoding)
-    separate = partial(separate, clip_mode=args.clip_mode, excerpt=(args.start, args.duration))
+    separate = partial(separate, clip_mode=args.clip_mode, excerpt=excerpt)
+    if args.page:
+        separate = partial(with_page, separate, page_of, skip=skip, model=args.model, excerpt=excerpt)
+        separate = partial(separate, seconds=args.page_seconds)
     session = Session(separate, at_a_time=args.jobs, quiet=args.quiet)
     share = f", rank {rank} of {world}" if world > 1 else ""
     left_out = f", {len(mine) - len(todo)} already there" if len(mine) > len(todo) else ""
@@ -155,6 +167,19 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if session.failures else 0
 
 
+def with_page(
+    separate: Callable[..., Report], page_of: Mapping[Path, Path], job: Job, *, skip: bool, **options
+) -> Report:
+    """Separates a song, unless its stems are there and may stay, and writes its page."""
+    from mss.apps.paging import separated_page
+    from mss.apps.separation import Report
+
+    about = {name: options.pop(name) for name in ("model", "seconds", "excerpt")}
+    report = Report(job.source, job.outputs, elapsed=1.0) if skip and job.done else separate(job, **options)
+    report.page = separated_page(report, page_of[job.source], **about)
+    return report
+
+
 def check(args: argparse.Namespace) -> None:
     """Refuses what means nothing, before anything is loaded."""
     if not args.inputs or "" in args.inputs:
@@ -176,6 +201,7 @@ def check(args: argparse.Namespace) -> None:
     check_positive(args, "duration")
     check_separation(args)
     check_output(args)
+    check_page(args)
 
 
 def separator_of(args: argparse.Namespace) -> Separator:

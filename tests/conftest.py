@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,28 @@ def logging_as_it_was() -> Iterator[None]:
     yield
     root.setLevel(level)
     root.handlers[:] = handlers
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """Headless Chromium, of Playwright's `Browser`; tests that ask for it are skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium is installed")
+    quiet = (
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "disable-quic",
+    )
+    sound = ("autoplay-policy=no-user-gesture-required", "mute-audio")
+    options = [f"--{name}" for name in ("no-sandbox", "disable-gpu", *quiet, *sound)]
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=found, args=options)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

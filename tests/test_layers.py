@@ -20,7 +20,7 @@ LAYERS = [  # the lowest first; a module may import from its own layer and those
     ("checkpoint", "importers", "remote"),
     ("zoo", "training"),
     ("cli", "apps"),
-    ("separate", "remix", "evaluate", "train", "share", "export", "upmix"),
+    ("separate", "remix", "evaluate", "train", "share", "export", "upmix", "listen"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 EDGE = ("argparse", "hydra", "tqdm", "gradio", "matplotlib", "rich")  # only where a person is spoken to

@@ -24,10 +24,11 @@ from mss.cli import UsageError, background, rank_and_world
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mss.apps.page import Page
     from mss.apps.systems import System
     from mss.data import Audio, Track
     from mss.evaluate import Options
-    from mss.metrics.leaderboard import Entry
+    from mss.metrics.leaderboard import Board, Entry
     from mss.metrics.scores import Results, TrackScores
 
 __all__ = ["Evaluation", "label_of", "tracks_of"]
@@ -134,6 +135,23 @@ class Evaluation:
         if not self.options.quiet and all(self._done(track) or self._failed(track) for track in self.tracks):
             sys.stdout.write(markdown(mine, remarks))
         self._say(f"report: {self.out / 'leaderboard.html'}")
+        if self.options.page and all(self._done(track) or self._failed(track) for track in self.tracks):
+            self._say(str(self._page(boards, remarks, results)))
+
+    def _page(self, boards: Sequence[Board], remarks: Sequence[str], results: Sequence[Results]) -> Page:
+        """Writes the report with some tracks of this system to listen to."""
+        from mss.apps.paging import evaluated_page, telling
+
+        protocol, targets = list(self.protocols.items())[-1]
+        found = next(one.tracks for one in results if (one.system, one.protocol) == (self.system.name, protocol))
+        by_name = {track.name: track for track in self.tracks}
+        tracks = [(by_name[scores.track], scores) for scores in telling(found) if scores.track in by_name]
+
+        def truth(track: Track, audio: Audio) -> Tensor:
+            return references(track, audio, targets, self.expected, self.options.partial)
+
+        path, seconds = self.out / "page.html", self.options.page_seconds
+        return evaluated_page(path, boards, remarks, tracks, self.system.name, truth=truth, seconds=seconds)
 
     def _beside(self, results: Sequence[Results]) -> tuple[dict, list[str]]:
         """Lines of published results for each protocol, and what the comparison with another system says."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
+from mss.apps.pages import document
 from mss.metrics.leaderboard import (
     EXPLANATION,
     Board,
@@ -38,14 +39,36 @@ def write_leaderboard(boards: Sequence[Board], out: Path, remarks: Sequence[str]
     write_text(out / "leaderboard.html", page(boards, remarks))
 
 
-def page(boards: Sequence[Board], remarks: Sequence[str] = ()) -> str:
-    """One HTML page that needs nothing but itself, and the estimates if there are any to listen to."""
-    body = "\n".join(_section(board) for board in boards)
+def page(
+    boards: Sequence[Board],
+    remarks: Sequence[str] = (),
+    *,
+    songs: Sequence[tuple[str, Mapping]] = (),
+    link: bool = True,
+) -> str:
+    """One HTML page that needs nothing but itself, and the estimates if there are any to listen to.
+
+    Args:
+        boards: of all protocols.
+        remarks: paragraphs below the tables.
+        songs: to listen to on the page itself, as `mss.apps.page.song_html` makes them.
+        link: put players of the files of estimates, which lie beside the page, into the tables.
+    """
     said = "".join(f"<p>{html.escape(remark)}</p>\n" for remark in remarks)
-    return PAGE.format(style=STYLE, body=body, remarks=said, explanation=html.escape(EXPLANATION), script=SCRIPT)
+    sections = "\n".join(_section(board, link) for board in boards)
+    listening = f"<h2>To listen to</h2>\n{''.join(text for text, _ in songs)}" if songs else ""
+    explanation = f"{html.escape(EXPLANATION)} A click on the head of a column sorts by it."
+    return document(
+        "Separation scores",
+        f"<h1>Separation scores</h1>\n{sections}\n{said}{listening}<footer><p>{explanation}</p></footer>",
+        styles=("base.css", *(["song.css"] if songs else []), "leaderboard.css"),
+        scripts=("leaderboard.js", *(["player.js", "song.js"] if songs else [])),
+        data={"songs": [told for _, told in songs]} if songs else None,
+        media="data: blob: 'self' file:",
+    )
 
 
-def _section(board: Board) -> str:
+def _section(board: Board, link: bool) -> str:
     parts = [f"<section><h2>{html.escape(title(board))}</h2>"]
     parts += [f'<p class="warning">Warning: {html.escape(warning)}.</p>' for warning in board.warnings]
     head, rows = short_table(board)
@@ -66,7 +89,7 @@ def _section(board: Board) -> str:
         )
         parts.append(f'<h3>Failed</h3><ul class="warning">{"".join(items)}</ul>')
     parts.append("<h3>Tracks, the worst first</h3>")
-    parts += _track_tables(board)
+    parts += _track_tables(board, link)
     return "\n".join([*parts, "</section>"])
 
 
@@ -83,7 +106,7 @@ def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
-def _track_tables(board: Board) -> Iterable[str]:
+def _track_tables(board: Board, link: bool) -> Iterable[str]:
     """For each system, the best first, its tracks by their mean SDR, with a player for each estimate that was kept."""
     order = {line.system: i for i, line in enumerate(board.entries) if line.frames}
     for i, one in enumerate(sorted(board.results, key=lambda one: order.get(one.system, len(order)))):
@@ -91,7 +114,8 @@ def _track_tables(board: Board) -> Iterable[str]:
         for track in one.tracks:
             values = {target.name: target.medians()["SDR"] for target in track.targets}
             mean = float(np.mean(list(values.values())))
-            numbers = [number(values[name]) + _player(track, name) if name in values else "–" for name in board.targets]
+            player = _player if link else lambda *_: ""
+            numbers = [number(values[name]) + player(track, name) if name in values else "–" for name in board.targets]
             notes = "; ".join(f"{target.name}: {target.note}" for target in track.targets if target.note)
             cells = [html.escape(track.track), number(mean), *numbers, html.escape(notes)]
             rows.append((-math.inf if math.isnan(mean) else mean, cells))
@@ -154,72 +178,3 @@ def _box_plots(board: Board, target: str) -> str:
             parts.append(f'<circle cx="{x(value)}" cy="{y}" r="3"><title>{title}</title></circle>')
     label = html.escape(f"Box plots of the SDR of {target}", quote=True)
     return f'<svg viewBox="0 0 {width} {bottom + 24}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881;
-  --accent: light-dark(#1f6feb, #6cb0ff); --bad: light-dark(#b3261e, #ff8a80); }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; } h3 { font-size: 1rem; margin: 1.8rem 0 .5rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 50%; }
-th, td { padding: .25rem .55rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
-  white-space: nowrap; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; }
-td.text { white-space: normal; min-width: 7rem; }
-th { border-bottom: 2px solid var(--line); vertical-align: bottom; }
-th button { all: unset; cursor: pointer; font-weight: 600; }
-th button:focus-visible { outline: 2px solid var(--accent); }
-th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
-tbody tr:hover { background: var(--soft); }
-.warning { color: var(--bad); } .legend, footer { opacity: .75; font-size: .9em; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: .5rem 1.5rem; }
-svg { width: 100%; font-size: 12px; fill: currentColor; }
-svg .name { font-weight: 600; } svg .label { text-anchor: end; } svg .tick { text-anchor: middle; opacity: .7; }
-svg .grid { stroke: var(--line); } svg .whisker { stroke: var(--accent); stroke-width: 1.5; }
-svg .box { fill: var(--accent); fill-opacity: .25; stroke: var(--accent); }
-svg .median { stroke: var(--accent); stroke-width: 3; }
-svg circle { fill: currentColor; fill-opacity: .55; }
-audio { width: 12rem; height: 2rem; margin-top: .2rem; }
-summary { cursor: pointer; padding: .3rem 0; }
-"""
-
-SCRIPT = """
-for (const table of document.querySelectorAll("table")) {
-  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
-  const number = cell => { const x = parseFloat(cell.textContent.replace("\\u2212", "-")); return isNaN(x) ? null : x; };
-  heads.forEach((head, i) => {
-    const cells = [...body.rows].map(row => row.cells[i]);
-    const text = !cells.some(cell => /^[-\\d]/.test(cell.textContent)) || i === 0;
-    if (text) [head, ...cells].forEach(cell => cell.classList.add("text"));
-    head.firstChild.addEventListener("click", () => {
-      const up = head.ariaSort === "descending" || (text && head.ariaSort !== "ascending");
-      heads.forEach(other => other.removeAttribute("aria-sort"));
-      head.ariaSort = up ? "ascending" : "descending";
-      const compare = (a, b) => {
-        if (text) return a.cells[i].textContent.localeCompare(b.cells[i].textContent) * (up ? 1 : -1);
-        const [x, y] = [number(a.cells[i]), number(b.cells[i])];
-        return x === null ? (y === null ? 0 : 1) : y === null ? -1 : (x - y) * (up ? 1 : -1);
-      };
-      body.append(...[...body.rows].sort(compare));
-    });
-  });
-}
-"""
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Separation scores</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>Separation scores</h1>
-{body}
-{remarks}<footer><p>{explanation} A click on the head of a column sorts by it.</p></footer>
-<script>{script}</script>
-</body>
-</html>
-"""

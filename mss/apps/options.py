@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mss.audio import Encoding
 
 DEFAULT_MODEL = "spleeter-2stems"
+PAGE_SECONDS, LONGEST_PAGE = 60.0, 600.0  # of a song; ten minutes of five stems are a gigabyte in a browser
 LIMIT = 1e9  # of all numbers; in seconds thirty years
 HIGHEST = {"mp3": 320, "ogg": 2000, "opus": 2000, "m4a": 4000}  # kbit/s of the lossy formats
 
@@ -56,6 +57,27 @@ def add_output(
     group.add_argument("--bitrate", type=int, metavar="K", help=f"of {' and '.join(lossy).upper()}, kbit/s")
     group.add_argument("--clip-mode", choices=("none", "rescale", "clamp"), default=clip_mode, help=clipping)
     return group
+
+
+def add_page(parser: argparse.ArgumentParser, where: str) -> None:
+    """--page and --page-seconds; `where` says where the page goes."""
+    group = parser.add_argument_group(
+        "page", "To hear, see and pass on: one HTML file that needs nothing but a browser."
+    )
+    text = f"write a page with players, spectrograms and figures of each song, {where}"
+    group.add_argument("--page", action="store_true", help=text)
+    text = f"of each song, the loudest, are on its page, at most {LONGEST_PAGE:g} (default %(default)g)"
+    group.add_argument("--page-seconds", type=float, default=PAGE_SECONDS, metavar="S", help=text)
+
+
+def check_page(args: argparse.Namespace) -> None:
+    """Refuses what means nothing of `add_page`."""
+    if not 1 <= args.page_seconds <= LONGEST_PAGE:
+        raise UsageError(
+            f"--page-seconds must be from 1 to {LONGEST_PAGE:g}, as a browser keeps it all in memory, got {args.page_seconds:g}"
+        )
+    if args.page_seconds != PAGE_SECONDS and not args.page:
+        raise UsageError("--page-seconds goes with --page")
 
 
 def check_names(args: argparse.Namespace, *options: str) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["learning_figure", "panning_figure"]
+from mss.apps.figures import COLOURS
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind too
+__all__ = ["learning_figure", "panning_figure", "ratings_figure", "shares_figure"]
 
 
 def panning_figure(
@@ -85,6 +85,75 @@ def learning_figure(
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def ratings_figure(ratings: Mapping[str, Sequence[float]], *, title: str | None = None) -> Figure:
+    """Box plots of ratings from 0 to 100: quartiles, whiskers to 1.5 times their distance, means as diamonds.
+
+    Args:
+        ratings: condition -> its ratings, in the order in which they are drawn.
+        title: above it.
+
+    Example:
+        >>> ratings_figure({"reference": [100, 98], "umx": [61, 70], "anchor 3.5 kHz": [20, 11]}).savefig("ratings.png")
+    """
+    if not ratings or not all(map(len, ratings.values())):
+        raise ValueError("no ratings to draw: give at least one of each condition")
+    figure = Figure(figsize=(max(4.5, 1.2 + 0.9 * len(ratings)), 4.2), layout="constrained", dpi=150)
+    axis = figure.subplots()
+    for height in range(0, 100, 40):
+        axis.axhspan(height, height + 20, color="0.95", linewidth=0)
+    mean = {"marker": "D", "markersize": 4, "markerfacecolor": "white", "markeredgecolor": "0.2"}
+    boxes = axis.boxplot(
+        list(ratings.values()),
+        widths=0.55,
+        patch_artist=True,
+        showmeans=True,
+        meanprops=mean,
+        medianprops={"color": "0.1", "linewidth": 1.6},
+        flierprops={"marker": "o", "markersize": 3, "markeredgecolor": "0.4"},
+    )
+    for box, colour in zip(boxes["boxes"], COLOURS * (1 + len(ratings) // len(COLOURS)), strict=False):
+        box.set(facecolor=colour, alpha=0.55, linewidth=0.8)
+    names = [name if len(name) <= 24 else name[:23] + "…" for name in ratings]
+    axis.set_xticks(range(1, len(names) + 1), names, rotation=25, ha="right", parse_math=False)
+    axis.set_ylim(-2, 102)
+    axis.set_ylabel("rating")
+    words = axis.secondary_yaxis("right")
+    words.set_yticks((10, 30, 50, 70, 90), ("bad", "poor", "fair", "good", "excellent"))
+    words.tick_params(length=0)
+    for one in (axis, words):
+        one.spines[:].set_visible(False)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def shares_figure(shares: Mapping[str, tuple[float, float, float]], *, title: str | None = None) -> Figure:
+    """Shares with their intervals, in percent, one line for each comparison; half is chance.
+
+    Args:
+        shares: comparison -> share, and the ends of its interval.
+        title: above it.
+    """
+    if not shares:
+        raise ValueError("no shares to draw: give at least one")
+    figure = Figure(figsize=(6, 1.4 + 0.4 * len(shares)), layout="constrained", dpi=150)
+    axis = figure.subplots()
+    axis.axvline(50, color="0.6", linewidth=1, linestyle="--")
+    for place, (share, low, high) in enumerate(shares.values()):
+        axis.plot((low, high), (place, place), color=COLOURS[0], linewidth=2)
+        axis.plot(share, place, "D", color=COLOURS[0])
+    names = [name if len(name) <= 40 else name[:39] + "…" for name in shares]
+    axis.set_yticks(range(len(names)), names, parse_math=False)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 100)
+    axis.set_xlabel("%")
+    axis.grid(axis="x", alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
     if title:
         figure.suptitle(title)
     return figure

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from mss.apps.staging import publish, staging
 from mss.apps.stems import Separated, Stems, together
 from mss.audio import AudioError, AudioInfo, Encoding, Reader, Writer
 from mss.audio.loudness import Loudness, TruePeak
+
+if TYPE_CHECKING:
+    from mss.apps.page import Page
 
 __all__ = ["Remix", "remix_file"]
 
@@ -44,7 +47,7 @@ class Remix(Report):
             notes.append(f"{self.loudness:.1f} LUFS")
         if self.true_peak is not None:
             notes.append(f"{_decibel(self.true_peak):.1f} dBTP")
-        return f"{', '.join(map(str, self.outputs.values()))} ({', '.join(filter(None, notes))})"
+        return f"{', '.join(map(str, self.outputs.values()))} ({', '.join(filter(None, notes))}){self.page_told()}"
 
     def facts(self) -> dict[str, Any]:
         peak = None if not self.true_peak else round(_decibel(self.true_peak), 2)
@@ -62,6 +65,7 @@ def remix_file(
     clip_mode: Literal["none", "rescale", "clamp"] = "rescale",
     true_peak: float = -1.0,
     lufs: float | Literal["song"] | None = None,
+    page: Callable[[Path, Path | None, Mapping[str, Path]], Page] | None = None,
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[float, float | None], None] = lambda done, total: None,
     stop: threading.Event | None = None,
@@ -76,6 +80,7 @@ def remix_file(
             scale; "none" leaves it.
         true_peak: dB of full scale.
         lufs: integrated loudness to bring the remix to; "song": that of the song.
+        page: makes a page of (remix, song, stems), while stems that are not kept are still there.
         say: told what the user should know before the work begins.
         progress, stop: as of `separate_file`.
 
@@ -136,6 +141,8 @@ def remix_file(
                 f"{writer.clipped} samples exceed full scale (peak {writer.peak:.2f}) and were cut off by the integer "
                 "format; use --float32, or --clip-mode rescale"
             )
+        if page is not None:
+            report.page = page(writer.path, source.song, stems)
         publish([writer.path], [output])
     report.elapsed = time.perf_counter() - begin
     return report

@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ from mss.filters import softmask, wiener
 from mss.separator import Separator, SpectralSeparator
 from mss.spec import options_of
 from mss.wrappers import Chunked, Shifted, WithResidual, stream
+
+if TYPE_CHECKING:
+    from mss.apps.page import Page
 
 __all__ = ["Recipe", "Report", "compose", "remove_stale", "separate_file"]
 
@@ -63,6 +66,7 @@ class Report:
     elapsed: float = 0.0
     gain: float = 1.0
     warnings: list[str] = field(default_factory=list)
+    page: Page | None = None
 
     @property
     def speed(self) -> float:
@@ -73,7 +77,12 @@ class Report:
         """A line for the user."""
         gain = f", all stems times {self.gain:.3f}" if self.gain != 1 else ""
         folder = os.path.commonpath([path.parent for path in self.outputs.values()])
-        return f"{', '.join(self.outputs)} in {folder} ({self.speed:.1f}x real time{gain})"
+        done = f"{self.speed:.1f}x real time{gain}" if self.seconds else "already there"
+        return f"{', '.join(self.outputs)} in {folder} ({done}){self.page_told()}"
+
+    def page_told(self) -> str:
+        """What ends the line where there is a page."""
+        return f"; {self.page}" if self.page else ""
 
     def facts(self) -> dict[str, Any]:
         """What a script may want to know, for JSON."""
@@ -84,6 +93,7 @@ class Report:
             "real_time_factor": round(self.speed, 2),
             "gain": self.gain,
             "warnings": self.warnings,
+            **({"page": str(self.page.path)} if self.page else {}),
         }
 
 
