@@ -16,6 +16,7 @@ from mss.data.augment import (
     Drop,
     Equalizer,
     Gain,
+    Leak,
     Level,
     Pan,
     PitchTempo,
@@ -34,6 +35,7 @@ RATE = 44100
 ALL = {
     "gain": Gain(),
     "gain of the mixture": Gain(together=True),
+    "leak": Leak(3),
     "level": Level(rms=(-24, -23, -23, -21)),
     "swap": ChannelSwap(p=1),
     "drop": Drop((1, 3)),
@@ -149,6 +151,18 @@ def test_the_gain_of_a_mixture_is_one_for_all_its_stems(stems):
     gains = (y / stems).nan_to_num(2.5).flatten(1)
     assert torch.allclose(gains.amin(1), gains.amax(1), atol=1e-5)
     assert len(set(gains[:, 0].tolist())) == len(stems)
+
+
+def test_a_leak_is_a_trace_of_one_stem_or_nothing():
+    gains = Leak(-1, -30, -10, trace=0.25)(torch.ones(4000, 3, 2, 1), seeded())
+    assert bool((gains[:, :2] == 1).all())
+    trace = gains[:, 2, 0, 0]
+    assert abs((trace > 0).float().mean() - 0.25) < 0.03
+    decibels = 20 * trace[trace > 0].log10()
+    assert decibels.min() > -30.001
+    assert decibels.max() < -9.999
+    assert abs(decibels.mean() + 20) < 0.7
+    assert abs(decibels.var() - 400 / 12) < 3
 
 
 def test_gain_has_the_published_moments():
@@ -375,6 +389,9 @@ def test_pan_and_width():
         (lambda: Gain(p=1.5), "probability"),
         (lambda: Gain(2, 1), "range"),
         (lambda: Remix(-1), "number of items"),
+        (lambda: Leak(0, -10, -20), "range in dB"),
+        (lambda: Leak(0, trace=2), "probability"),
+        (lambda: Leak(4)(torch.ones(2, 4, 2, 10), seeded()), "stem 4 of 4"),
         (lambda: PitchTempo([]), "semitones"),
         (lambda: Speed([]), "factors"),
         (lambda: Speed([0]), "factors"),

@@ -2,7 +2,7 @@
 
 from mss.data.augment.base import Augment, Augmentation
 from mss.data.augment.dynamics import Clip, Compression
-from mss.data.augment.levels import ChannelSwap, Drop, Gain, Level, Pan, Polarity, Remix, Shift, Width
+from mss.data.augment.levels import ChannelSwap, Drop, Gain, Leak, Level, Pan, Polarity, Remix, Shift, Width
 from mss.data.augment.pitch import PitchTempo, Speed
 from mss.data.augment.sound import Codec, Equalizer, Reverb
 
@@ -16,6 +16,7 @@ __all__ = [
     "Drop",
     "Equalizer",
     "Gain",
+    "Leak",
     "Level",
     "Pan",
     "PitchTempo",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mss.data.augment.base import Augmentation, over_tiny, require_range, uniform
 
-__all__ = ["ChannelSwap", "Drop", "Gain", "Level", "Pan", "Polarity", "Remix", "Shift", "Width"]
+__all__ = ["ChannelSwap", "Drop", "Gain", "Leak", "Level", "Pan", "Polarity", "Remix", "Shift", "Width"]
 
 
 class Gain(Augmentation):
@@ -107,6 +107,43 @@ class Drop(Augmentation):
         left = torch.randint(low, high + 1, (len(x), 1), generator=generator)
         rank = torch.rand(x.shape[:2], generator=generator).argsort(1).argsort(1)  # (r, s)
         return x * (rank < left).to(x.device, x.dtype, non_blocking=True)[..., None, None]
+
+
+class Leak(Augmentation):
+    """Leaves a trace of one stem, or nothing: what a separator before this one has left of it.
+
+    For a network that parts the accompaniment from which another has taken the voice (`mss.Cascade`); the stem is no target.
+
+    Args:
+        stem: its place on the stems' axis.
+        low, high: dB, bounds of the trace's gain, uniform.
+        trace: probability that there is one.
+        p: probability per item; of the others the stem is left whole.
+    """
+
+    whole_items = True
+
+    def __init__(
+        self, stem: int, low: float = -30.0, high: float = -12.0, *, trace: float = 0.5, p: float = 1.0
+    ) -> None:
+        super().__init__(p)
+        if low > high:
+            raise ValueError(f"low, high: expected a range in dB, got {low} to {high}")
+        if not 0 <= trace <= 1:
+            raise ValueError(f"trace is a probability, from 0 to 1, not {trace}")
+        self.stem = stem
+        self.low = low
+        self.high = high
+        self.trace = trace
+
+    def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        if not -x.shape[1] <= self.stem < x.shape[1]:
+            raise ValueError(f"stem {self.stem} of {x.shape[1]} stems: give its place, from 0 on")
+        heard = torch.rand(len(x), generator=generator) < self.trace
+        gain = 10 ** (uniform(len(x), self.low, self.high, generator, x) / 20) * heard.to(x, non_blocking=True)
+        gains = torch.ones_like(x[:, :, 0, 0])
+        gains[:, self.stem] = gain
+        return x * gains[..., None, None]
 
 
 class Polarity(Augmentation):
