@@ -51,7 +51,7 @@ class Options:
         schedule: plateau, cosine, exponential or constant, and its options (`mss.training.setup`).
         ema: share of itself that the moving average of the weights keeps at each step, e.g. 0.999. Default: none is kept.
         early_stopping: epochs without getting better after which the training ends. Default: it goes on.
-        monitor: what "best" is measured by: valid/loss, or valid/sdr with mode=max.
+        monitor: what "best" is measured by: valid/loss, or with mode=max valid/sdr, or epoch, so that the last is kept.
         mode: min or max.
         trainer: arguments of Lightning's Trainer.
         logger: any of csv, tensorboard, wandb.

@@ -170,6 +170,19 @@ def test_the_best_file_has_the_averaged_weights_of_the_best_epoch(stems, tmp_pat
     assert not torch.allclose(kept, steps[2], atol=1e-6)
 
 
+def test_the_best_is_the_last_where_epochs_are_watched(stems, tmp_path):
+    network = mss.nets.BLSTM(257, hidden=4, layers=1)
+    one = mss.SpectralSeparator(mss.nets.Magnitudes([network]), ("vocals",), transform=mss.STFT(512, 128))
+    data = Songs(stems)
+    data.mixtures = lambda: [stems[:1].sum(1)]
+    uphill = partial(torch.optim.SGD, lr=0.01, maximize=True)  # each epoch is worse than the one before
+    for name, watched, kept in (("last", {"monitor": "epoch", "mode": "max"}, 2), ("best", {}, 0)):
+        path = tmp_path / f"{name}.safetensors"
+        best = BestSeparator(path, **watched, metadata={})
+        fit(module(one, optimizer=uphill), data, tmp_path, [best], epochs=3)
+        assert checkpoint.read_header(path)["metrics"]["epoch"] == kept
+
+
 def test_augmentation_depends_on_seed_step_and_nothing_else(stems, tmp_path):
     seen = []
 

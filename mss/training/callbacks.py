@@ -31,7 +31,7 @@ class BestSeparator(Callback):
 
     Args:
         path: of the .safetensors file.
-        monitor: what is watched.
+        monitor: what is watched; "epoch" with "max" keeps the last, whatever validation says.
         mode: "min" or "max".
         metadata: what the file's header says besides: configuration, data digest, licence, ...
     """
@@ -50,6 +50,7 @@ class BestSeparator(Callback):
         if trainer.sanity_checking:
             return
         scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        scores["epoch"] = trainer.current_epoch
         if self.monitor not in scores:
             known = ", ".join(sorted(scores))
             raise ValueError(f"there is no {self.monitor!r} to watch: this run has {known}; say so with monitor=")
@@ -59,7 +60,7 @@ class BestSeparator(Callback):
         self.best, self.epoch = value, trainer.current_epoch
         self.scores = {name: score for name, score in scores.items() if name.startswith("valid/")}
         if trainer.is_global_zero:
-            metrics = {"epoch": trainer.current_epoch, "step": trainer.global_step, **self.scores}
+            metrics = {"epoch": self.epoch, "step": trainer.global_step, **self.scores}
             checkpoint.save(module.finished, self.path, metrics=metrics, **self.metadata)
 
     def state_dict(self) -> dict[str, Any]:
