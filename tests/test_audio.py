@@ -402,12 +402,13 @@ def test_what_is_no_audio_file(tmp_path, monkeypatch):
     (tmp_path / "text.mp3").write_text("This is no music. " * 500)
     refused(tmp_path / "text.mp3", "not a readable audio file")
     image = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
-    with av.open(str(tmp_path / "x.png"), "w", format="image2") as container:
-        stream = container.add_stream("png", rate=1)
-        stream.width = stream.height = 32
-        stream.pix_fmt = "rgb24"
-        container.mux(stream.encode(image))
-    refused(tmp_path / "x.png", "no audio stream")
+    for name, kind, message in (("x.png", "image2", "of another kind"), ("x.mkv", "matroska", "no audio stream")):
+        with av.open(str(tmp_path / name), "w", format=kind) as container:
+            stream = container.add_stream("png", rate=1)
+            stream.width = stream.height = 32
+            stream.pix_fmt = "rgb24"
+            container.mux(stream.encode(image))
+        refused(tmp_path / name, message)
 
     def denied(*_, **__):
         raise PermissionError(13, "Permission denied")
@@ -585,3 +586,13 @@ def test_what_cannot_be_written(tmp_path):
         writer.write(torch.zeros(2, 5, dtype=torch.float64))
     with pytest.raises(AudioError, match="closed"):
         writer.write(torch.zeros(2, 5))
+
+
+@pytest.mark.parametrize("playlist", ["ffconcat version 1.0\nfile private.wav\n", "#EXTM3U\n#EXTINF:2,\nprivate.wav\n"])
+@pytest.mark.parametrize("head", [b"", b"ID3\x04\x00\x00\x00\x00\x00\x00"], ids=["", "behind a tag"])
+def test_a_playlist_in_disguise_opens_no_other_file(tmp_path, playlist, head):
+    soundfile.write(tmp_path / "private.wav", noise(1, 8000).T, 8000)
+    song = tmp_path / "song.mp3"
+    song.write_bytes(head + playlist.encode())
+    with pytest.raises(AudioError, match="not a readable audio file"):
+        audio.read(song)

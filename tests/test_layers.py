@@ -20,7 +20,7 @@ LAYERS = [  # the lowest first; a module may import from its own layer and those
     ("checkpoint", "importers", "remote"),
     ("zoo", "training"),
     ("cli", "apps"),
-    ("separate", "remix", "evaluate", "train", "share", "export", "upmix", "listen"),
+    ("separate", "remix", "evaluate", "train", "share", "export", "upmix", "listen", "web"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 EDGE = ("argparse", "hydra", "tqdm", "gradio", "matplotlib", "rich")  # only where a person is spoken to
@@ -64,9 +64,10 @@ def test_siblings_share_only_what_is_meant_to_be_shared(package):
             assert not siblings, f"{path.name} imports its siblings {siblings}"
 
 
-def test_torch_is_not_imported_before_arguments_are_parsed():
-    parse = "import sys, mss.separate as verb; verb.parser().parse_args(['x.wav']); "
-    code = parse + "print([name for name in sys.modules if name in ('torch', 'numpy', 'av')])"
+@pytest.mark.parametrize("verb", ["separate", "web"])
+def test_torch_is_not_imported_before_arguments_are_parsed(verb):
+    parse = f"import sys, mss.{verb} as verb; verb.parser().parse_args(['x.wav']); "
+    code = parse + "print([name for name in sys.modules if name in ('torch', 'numpy', 'av', 'gradio')])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

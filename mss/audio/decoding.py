@@ -23,14 +23,19 @@ _LONGEST_PADDING = 8192  # samples: the longest Vorbis block; no codec pads its 
 _EDIT_ROUNDING = Fraction(1, 500)  # seconds; edit lists are rounded to milliseconds or less, paddings are longer
 
 
+# Demuxers of formats.EXTENSIONS. Not playlists, in whatever disguise: they would have other files of this machine read.
+_DEMUXERS = "aac,ac3,aiff,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,mpegvideo,ogg,tta,w64,wav,wv"
+_ONLY = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
+
+
 def open_container(path: Path) -> av.container.InputContainer:
-    """Open a media file; only files, whatever a playlist in disguise may point to."""
+    """Open a media file."""
     with path.open("rb") as file:
         head = file.read(3)
     # FFmpeg takes some MP3 files of a few frames for video
     kind = "mp3" if (head == b"ID3" or head[:1] == b"\xff") and xing_header(path) else None
     try:
-        return av.open(str(path.resolve()), format=kind, options={"protocol_whitelist": "file"})
+        return av.open(str(path.resolve()), format=kind, options=_ONLY)
     except (av.FFmpegError, ValueError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise AudioError(

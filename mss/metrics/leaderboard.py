@@ -184,6 +184,7 @@ def _warnings(group: Sequence[Results]) -> list[str]:
 
 
 def board_rows(boards: Sequence[Board]) -> Iterable[dict]:
+    """One for each system, target and metric."""
     for board in boards:
         for line in board.entries:
             for target, statistics in line.targets.items():
@@ -203,6 +204,7 @@ def board_rows(boards: Sequence[Board]) -> Iterable[dict]:
 
 
 def track_rows(boards: Sequence[Board]) -> Iterable[dict]:
+    """One for each system, track and target."""
     for board in boards:
         for one in board.results:
             about = {"data": board.data, "protocol": board.protocol, "system": one.system}
@@ -216,6 +218,7 @@ def track_rows(boards: Sequence[Board]) -> Iterable[dict]:
 
 
 def csv_table(rows: Iterable[dict]) -> str:
+    """Rows as CSV; the columns are the keys of all of them."""
     rows = list(rows)
     columns = dict.fromkeys(key for row in rows for key in row)
     file = io.StringIO()
@@ -256,6 +259,7 @@ EXPLANATION = (
 
 
 def title(board: Board) -> str:
+    """The heading of a board."""
     return f"{board.protocol}: {', '.join(board.targets)}" + (f" ({board.data})" if board.data else "")
 
 
@@ -291,6 +295,7 @@ def long_table(board: Board) -> tuple[list[str], list[list[str]]]:
 
 
 def number(value: float) -> str:
+    """To two digits, and a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
