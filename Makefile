@@ -1,11 +1,11 @@
-# Everything there is to do, for people, CI and Docker alike: make setup | lint | demo | test | bench
+# Everything there is to do, for people, CI and Docker alike: make setup | lint | demo | test | bench | docs
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # The environment is made anew when, and only when, its recipe changes.
 STAMP := $(VENV)/.made-from-$(shell cksum pyproject.toml | tr ' ' '-')
 
-.PHONY: setup lint demo test bench
+.PHONY: setup lint demo test bench docs
 
 setup: $(STAMP)
 
@@ -32,3 +32,7 @@ bench: setup
 	$(BIN)/python scripts/bench_filters.py
 	$(BIN)/python scripts/bench_classical.py
 	$(BIN)/python scripts/bench_training.py
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
