@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from mss.apps.balance import Balance, is_setting, parse, weights
 from mss.apps.jobs import Job, check_template, find_inputs, plan
 from mss.apps.options import (
+    DEFAULT_MODEL,
+    FOUR_STEMS,
     add_device,
     add_model,
     add_output,
@@ -60,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("inputs", nargs="*", metavar="song|setting", help=text)
     add("--karaoke", action="store_true", help="the same as vocals=-inf")
-    add_model(p)
+    add_model(p, None, f"{DEFAULT_MODEL}, or {FOUR_STEMS} where its stems are named")
     add_device(p)
     add("-o", "--out", type=Path, default=Path("remixed"), metavar="PATH", help="folder or file (default %(default)s)")
 
@@ -114,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
     from mss.apps.separation import remove_stale
     from mss.apps.session import Session
 
+    args.model = args.model or model_for(balance)
     encoding, device = encoding_of(args), pick_device(args.device)
     sources, problems = sources_of(args, names, device)
     for source in sources.values():
@@ -211,6 +214,17 @@ def sources_of(
         earlier = Earlier(places, checkpoint, reuse, args.save_stems)
         found[song] = Separated(args.model, separator, device, song, earlier)
     return found, problems
+
+
+def model_for(balance: Balance) -> str:
+    """The first of the usual models that has all stems whose names are in a balance."""
+    from mss.zoo import PRETRAINED
+
+    for model in (DEFAULT_MODEL, FOUR_STEMS):
+        with contextlib.suppress(UsageError):
+            weights(balance, PRETRAINED[model].targets, rest=True, where=model)
+            return model
+    return DEFAULT_MODEL  # the error tells its stems
 
 
 def separator_of(args: argparse.Namespace) -> Separator:

@@ -17,7 +17,7 @@ from mss.apps.balance import parse, weights
 from mss.audio import Encoding, info, read, write
 from mss.audio.loudness import loudness, true_peak
 from mss.cli import UsageError
-from mss.remix import main
+from mss.remix import main, model_for
 from mss.separate import main as separate
 from tests.conftest import ROOT
 
@@ -253,6 +253,20 @@ def test_options_of_the_separation_and_newer_checkpoints_separate_again(song, ca
 def write_new(path: Path, x: torch.Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, x, RATE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "model"),
+    [
+        (["vocals=+6dB"], "spleeter-2stems"),
+        (["no_vocals=-3", "pan.rest=5"], "spleeter-2stems"),
+        (["vocals=+6dB", "drums=-inf", "other=0dB", "pan.vocals=-20"], "hybrid_4stems"),
+        (["pan.bass=10"], "hybrid_4stems"),
+        (["kazoo=1"], "spleeter-2stems"),
+    ],
+)
+def test_without_a_model_the_first_that_has_the_stems_is_taken(settings, model):
+    assert model_for(parse(settings, karaoke=False)) == model
 
 
 # What it refuses

@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from mss.audio import Encoding
 
 DEFAULT_MODEL = "spleeter-2stems"
+FOUR_STEMS = "hybrid_4stems"  # where drums, bass or other are asked for
 PAGE_SECONDS, LONGEST_PAGE = 60.0, 600.0  # of a song; ten minutes of five stems are a gigabyte in a browser
 LIMIT = 1e9  # of all numbers; in seconds thirty years
 HIGHEST = {"mp3": 320, "ogg": 2000, "opus": 2000, "m4a": 4000}  # kbit/s of the lossy formats
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MODEL, said: str = "%(default)s") -> None:
     """--model."""
-    text = "pretrained model, method, or checkpoint file (default %(default)s)"
-    parser.add_argument("-n", "--model", default=DEFAULT_MODEL, help=text)
+    text = f"pretrained model, method, or checkpoint file (default {said})"
+    parser.add_argument("-n", "--model", default=default, help=text)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
