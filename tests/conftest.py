@@ -41,9 +41,10 @@ def mixture(excerpt) -> torch.Tensor:
 def logging_as_it_was() -> Iterator[None]:
     """The command line sets up logging for its process, which here has tests to come that read warnings."""
     root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
+    handlers = root.handlers[:]
+    root.setLevel(logging.WARNING)  # whatever a fixture of a whole file has run
     yield
-    root.setLevel(level)
+    root.setLevel(logging.WARNING)
     root.handlers[:] = handlers
 
 

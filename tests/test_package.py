@@ -83,4 +83,4 @@ def test_readme_and_changelog_name_what_there_is():
         assert f"| `{name}` |" in readme
     for line in (ROOT / "Makefile").read_text().splitlines():
         if line.startswith(".PHONY"):
-            assert line.split()[1:] == ["setup", "lint", "demo", "test", "bench"]
+            assert line.split()[1:] == ["setup", "lint", "demo", "test", "bench", "docs"]

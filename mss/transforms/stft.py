@@ -144,8 +144,9 @@ class STFT:
         """Whether the last frame that is centred within the waveform hears its end.
 
         By the rim of its window alone it would not: what is done to the spectrogram would return multiplied there.
+        Open-Unmix (`umxse` has a hop of half a window) takes that, and its networks want its frames.
         """
-        return 3 * self.hop <= self.n_fft
+        return (2 if self.padding == "reflect" else 3) * self.hop <= self.n_fft
 
     def _after(self, length: int) -> int:
         """Samples of padding after the last."""
