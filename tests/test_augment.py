@@ -13,6 +13,7 @@ from mss.data.augment import (
     Clip,
     Codec,
     Compression,
+    Distortion,
     Drop,
     Equalizer,
     Gain,
@@ -49,6 +50,7 @@ ALL = {
     "equalizer": Equalizer(),
     "reverb": Reverb(),
     "compression": Compression(),
+    "distortion": Distortion(),
     "codec": Codec(),
     "clip": Clip(),
 }
@@ -349,6 +351,27 @@ def test_compressor_narrows_a_step_as_its_curve_says():
     torch.testing.assert_close(scaled, 1e-3 * Compression()(x.view(1, 1, 1, -1), seeded()), rtol=1e-6, atol=1e-9)
 
 
+def test_an_overdriven_amplifier_adds_harmonics_and_its_loudspeaker_takes_them_away():
+    """A tone stays a tone where the drive is low; where it is high, odd partials are those of a square wave: 1/3, 1/5, ..."""
+    x = tone(400).view(1, 1, 1, -1)
+
+    def partials(drive, bias, corner):
+        y = Distortion((drive, drive), bias, (corner, corner))(x, seeded())
+        assert float(y.square().mean().sqrt()) == pytest.approx(float(x.square().mean().sqrt()), rel=1e-6)
+        X = torch.fft.rfft(y.flatten()[: RATE // 2]).abs()
+        return [float(X[400 * k // 2] / X[200]) for k in (2, 3, 5)]
+
+    assert max(partials(-30, 0, 20000)) < 1e-3
+    second, third, fifth = partials(40, 0, 1e6)
+    assert second < 1e-3
+    assert third == pytest.approx(1 / 3, abs=0.02)
+    assert fifth == pytest.approx(1 / 5, abs=0.02)
+    assert partials(0, 2.0, 1e6)[0] > 0.01  # a bias makes even ones
+    assert partials(40, 0, 1000)[2] == pytest.approx(fifth / (1 + 2**8) ** 0.5, rel=0.05)  # 24 dB per octave
+    scaled = Distortion()(1e-3 * x, seeded())
+    torch.testing.assert_close(scaled, 1e-3 * Distortion()(x, seeded()), rtol=1e-6, atol=1e-9)
+
+
 def test_clipped_stems_add_up_to_the_clipped_mixture(stems):
     y = Clip((9, 9))(stems.double(), seeded()).sum(1)
     m = stems.double().sum(1)
@@ -397,6 +420,8 @@ def test_pan_and_width():
         (lambda: Speed([0]), "factors"),
         (lambda: PitchTempo(tempi=[0]), "tempi"),
         (lambda: Compression(ratio=(0.5, 2)), "ratio is a range"),
+        (lambda: Distortion(bias=-1), "bias must be at least 0"),
+        (lambda: Distortion(corner=(9000, 100)), "corner is a range"),
         (lambda: Reverb((0, 1)), "decay is a range"),
         (lambda: Equalizer(-1), "decibels"),
         (lambda: Shift(-1), "seconds"),

@@ -17,6 +17,8 @@ import torch
 from mss.audio import write
 from mss.data import TrackError, common_stems, find_tracks
 from mss.data import synthetic as module
+from mss.data._hits import Kit, recorded_hits
+from mss.data._machines import bass, drum_machine
 from mss.data._rendering import arranged, read_midi, render
 from mss.data._songs import Part, compose
 from mss.data._styles import STYLES
@@ -242,6 +244,11 @@ def test_bad_input(soundfont, tmp_path):
         ({"channels": 3}, "1 or 2 channels"),
         ({"songs": 0}, "at least 1 song"),
         ({"coherent": 2}, "coherent from 0 to 1"),
+        ({"machines": -0.1}, "machines is a probability"),
+        ({"composed": 2}, "composed is a probability"),
+        ({"distortion": 2}, "distortion is a probability"),
+        ({"synthesizer": "harp"}, "no synthesizer 'harp'; there are symusic, tinysoundfont"),
+        ({"hits": empty}, "no recording is called a kick or a snare"),
     ]
     for options, message in cases:
         with pytest.raises(TrackError, match=message):
@@ -315,3 +322,136 @@ def test_a_filter_that_runs_away_is_not_heard(monkeypatch):
     sound = render(part, Path("any.sf2"), seconds=1.0, sample_rate=44100)
     assert calls == [78, 0]
     assert float(sound.max()) == 0.5
+
+
+def onsets_of(x: torch.Tensor, rate: int) -> list[float]:
+    """Seconds at which the level of x (t,) rises by 6 dB within 5 ms."""
+    level = x.square().unfold(-1, rate // 200, rate // 200).mean(-1).clamp_min(1e-9).log10() * 10
+    rising = (level[1:] - level[:-1] > 6).nonzero().flatten() + 1
+    return [float(at) / 200 for at in rising]
+
+
+def test_a_machine_plays_when_it_is_told_and_as_its_drums_are():
+    rng = random.Random(5)
+    notes = [(0.25, 0.1, 36, 110), (0.75, 0.1, 38, 110), (1.25, 0.1, 42, 110), (1.75, 0.1, 36, 60)]
+    highs = []
+    for _ in range(5):
+        machine = drum_machine(rng, RATE)
+        alone = [machine.play([note], 2.5, rng) for note in notes]
+        for x, (onset, *_) in zip(alone, notes, strict=True):
+            assert x.shape == (2, round(2.5 * RATE))
+            assert x.isfinite().all()
+            assert onsets_of(x.mean(0), RATE)[0] == pytest.approx(onset, abs=0.006)
+        power = torch.stack([torch.fft.rfft(x).abs().square().sum(0) for x in alone])
+        power, hz = power / power.sum(-1, keepdim=True), torch.fft.rfftfreq(round(2.5 * RATE), 1 / RATE)
+        assert power[0, hz < 200].sum() > 0.6, "a kick is low"
+        assert power[2, hz > 4000].sum() > 0.6, "a hi-hat is high"
+        highs.append(float(power[1, hz > 4000].sum()))
+        loud, soft = machine.play([notes[0], notes[3]], 2.5, rng).split([round(1.7 * RATE), round(0.8 * RATE)], -1)
+        quieter = 10 * (loud.square().sum() / soft.square().sum()).log10()
+        assert quieter == pytest.approx(50 / 127 * 24, abs=2.5)  # strokes differ a little
+    assert max(highs) > 2 * min(highs), "no two snares are alike"
+
+
+def test_a_shut_hi_hat_ends_an_open_one():
+    kit = Kit({"open": [torch.ones(RATE)], "shut": [torch.zeros(100)]}, RATE)
+    x = kit.play([(0.0, 1.0, 46, 110), (0.5, 0.1, 42, 110)], 1.0, random.Random(0))
+    assert x[:, : RATE // 2].min() > 0
+    assert x[:, round(0.6 * RATE) :].max() < 1e-3 * x.max()
+    assert kit.play([(0.0, 1.0, 36, 110)], 1.0, random.Random(0)).abs().max() == 0  # nothing to play a kick with
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_bass_of_formulae_is_in_tune(seed):
+    x = bass([(0.0, 0.9, 40, 100), (1.0, 0.9, 45, 100)], random.Random(seed), seconds=2.0, sample_rate=RATE)
+    assert x.isfinite().all()
+    hz = torch.fft.rfftfreq(8 * RATE, 1 / RATE)
+    for start, pitch in ((0.05, 40), (1.05, 45)):
+        piece = x[round(start * RATE) : round((start + 0.8) * RATE)]
+        X = torch.fft.rfft(piece * torch.hann_window(len(piece)), 8 * RATE).abs()
+        f0 = 440 * 2 ** ((pitch - 69) / 12)
+        energy = {f: float(X[(hz > 0.97 * f) & (hz < 1.03 * f)].square().sum()) for f in (f0, f0 * 2**0.5)}
+        assert energy[f0] > 30 * energy[f0 * 2**0.5]
+    assert x[: RATE // 2].square().mean() > 50 * x[round(1.98 * RATE) :].square().mean()  # it ends
+
+
+def test_hits_are_told_apart_by_their_names(tmp_path):
+    names = (
+        "Kick 01",
+        "bd_808",
+        "sn_generic",
+        "elec_hi_snare",
+        "drum_cymbal_closed",
+        "drum_cymbal_open",
+        "drum_tom_hi_soft",
+    )
+    for name in (*names, "drum_splash_hard", "loop_amen", "tabla_na", "hand_clap", "guit_em9"):
+        write(tmp_path / f"{name}.wav", torch.randn(1, 2000), RATE)
+    found = {kind: [path.stem for path in paths] for kind, paths in recorded_hits(tmp_path).items()}
+    assert found == {
+        "kick": ["Kick 01", "bd_808"],
+        "snare": ["elec_hi_snare", "sn_generic"],
+        "shut": ["drum_cymbal_closed"],
+        "open": ["drum_cymbal_open"],
+        "crash": ["drum_splash_hard"],
+        "high tom": ["drum_tom_hi_soft"],
+        "clap": ["hand_clap"],
+        "other": ["tabla_na"],
+    }
+    (tmp_path / "only").mkdir()
+    write(tmp_path / "only" / "kick.wav", torch.randn(1, 2000), RATE)
+    with pytest.raises(TrackError, match="no recording is called a snare; name files after drums"):
+        recorded_hits(tmp_path / "only")
+    with pytest.raises(TrackError, match="there is no such folder"):
+        recorded_hits(tmp_path / "nowhere")
+
+
+def test_what_songs_are_played_with_can_be_chosen(soundfont, tmp_path, monkeypatch):
+    """Hits and machines take over drums and bass, and only those, and songs stay functions of their number."""
+    for kind in ("kick", "snare", "closed"):
+        write(tmp_path / f"{kind}.wav", torch.randn(1, 800, generator=torch.Generator().manual_seed(0)), RATE)
+    played = []
+    monkeypatch.setattr(module, "render", lambda part, *_, **__: played.append(part.stem) or torch.ones(2, 4 * RATE))
+    songs = Synthetic([soundfont], sample_rate=RATE, machines=1.0, hits=tmp_path)
+    one = songs.song(0, 4)
+    assert set(played) == {"other"}
+    assert torch.equal(songs.song(0, 4), one)
+    assert one[0].abs().max() > 0
+    songs = Synthetic([soundfont], sample_rate=RATE, hits=tmp_path)
+    played.clear()
+    for number in range(6):
+        songs.song(number, 4)
+    assert 0 < played.count("drums") < 6
+    assert played.count("bass") == 6
+
+
+def test_a_folder_of_midi_files_leaves_room_for_songs_by_rules(soundfont, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "_usable_midi", lambda folder: [folder / "a.mid"])
+    monkeypatch.setattr(module, "read_midi", lambda path: [])
+    asked = []
+    monkeypatch.setattr(module, "arranged", lambda parts, rng, seconds: asked.append(1) or compose(rng, seconds))
+    songs = Synthetic([soundfont], midi=tmp_path, composed=0.5, sample_rate=RATE)
+    for number in range(12):
+        songs.song(number, 1)
+    assert 2 <= len(asked) <= 10
+
+
+def test_tinysoundfont_plays_what_it_is_told_whatever_it_played_before(soundfont):
+    pytest.importorskip("tinysoundfont", exc_type=ImportError)
+    notes = [(0.5, 0.5, 69, 100), (1.5, 0.3, 81, 100)]
+    options = {"seconds": 2.0, "sample_rate": RATE, "synthesizer": "tinysoundfont"}
+    flute = render(Part("other", 73, notes), soundfont, **options)
+    drums = render(Part("drums", 0, [(0.25 * i, 0.1, 38, 100) for i in range(8)]), soundfont, **options)
+    assert torch.equal(render(Part("other", 73, notes), soundfont, **options), flute)
+    assert flute.shape == (2, 2 * RATE)
+    assert flute[:, : round(0.49 * RATE)].abs().max() < 1e-3 * flute.abs().max()
+    piece = flute[0, round(0.7 * RATE) : round(0.9 * RATE)]
+    peak = torch.fft.rfft(piece * torch.hann_window(len(piece)), 8 * RATE).abs().argmax() / 8
+    assert float(peak) == pytest.approx(440, rel=0.02)
+    assert len(onsets_of(drums.mean(0), RATE)) >= 7  # snares sound, where symusic's end after 4 ms
+
+
+def test_without_tinysoundfont_it_says_what_to_install(monkeypatch, soundfont):
+    monkeypatch.setitem(sys.modules, "tinysoundfont", None)
+    with pytest.raises(ImportError, match="pip install --no-deps tinysoundfont"):
+        Synthetic([soundfont], synthesizer="tinysoundfont")

@@ -1,8 +1,13 @@
-"""MIDI files to parts, and parts to sound, through symusic and a SoundFont; reverb and chorus are not used, so parts add up."""
+"""MIDI files to parts, and parts to sound, through a SoundFont; reverb and chorus are not used, so parts add up.
+
+symusic reads the files, and plays them where nothing else is asked for. tinysoundfont plays better (most snares and some
+filters of symusic 0.5.9 fail), but its package wants one that must be compiled, so it is not installed with the others.
+"""
 
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +18,24 @@ from torch import Tensor
 from mss.data._songs import Part, Sketch
 from mss.data.tracks import TrackError
 
-__all__ = ["MidiError", "arranged", "read_midi", "render", "require_soundfont", "require_symusic"]
+__all__ = [
+    "SYNTHESIZERS",
+    "MidiError",
+    "any_kit",
+    "arranged",
+    "read_midi",
+    "render",
+    "require_soundfont",
+    "require_symusic",
+    "require_tinysoundfont",
+]
 
 INSTALL = "pip install 'mss-separation[synthetic]'"
+INSTALL_TINY = "pip install --no-deps tinysoundfont"
+SYNTHESIZERS = ("symusic", "tinysoundfont")
 STEMS = ("drums", "bass", "other")
 BASSES = range(32, 40)  # programs of General MIDI
+KITS = (0, 0, 8, 16, 24, 25, 32, 40)
 
 
 class MidiError(TrackError):
@@ -37,6 +55,21 @@ def require_symusic() -> Any:
             f"synthetic songs are rendered by the package symusic, which is missing: {INSTALL}"
         ) from error
     return symusic
+
+
+def require_tinysoundfont() -> Any:
+    """The package tinysoundfont.
+
+    Raises:
+        ImportError: it is not there; how to install it.
+    """
+    try:
+        import tinysoundfont
+    except ImportError as error:
+        raise ImportError(
+            f"the synthesizer tinysoundfont is missing: {INSTALL_TINY} (without what it needs to play aloud)"
+        ) from error
+    return tinysoundfont
 
 
 def require_soundfont(path: Path) -> None:
@@ -111,16 +144,29 @@ def _window(part: Part, start: float, seconds: float, faster: float, shift: int)
     return Part(part.stem, part.program, notes)
 
 
+def any_kit(part: Part, rng: random.Random) -> Part:
+    """The drums of a part played by any kit, with either of its snares."""
+    snare = rng.choice((38, 40))
+    notes = [(onset, duration, snare if pitch in (38, 40) else pitch, v) for onset, duration, pitch, v in part.notes]
+    return Part(part.stem, rng.choice(KITS), notes)
+
+
 LOUDEST = 30.0  # a full chord at full velocity stays below
 
 
-def render(part: Part, soundfont: Path, *, seconds: float, sample_rate: int) -> Tensor:
+def render(part: Part, soundfont: Path, *, seconds: float, sample_rate: int, synthesizer: str = "symusic") -> Tensor:
     """What a part sounds like, (2, t) float32: with the first program of the SoundFont where it lacks the part's."""
-    symusic = require_symusic()
     length = round(seconds * sample_rate)
-    out = torch.zeros(2, length)
-    if not part.notes:
-        return out
+    play = _tiny if synthesizer == "tinysoundfont" else _symusic
+    for program in dict.fromkeys((part.program, 0)) if part.notes else ():
+        sound = play(part, program, soundfont, length, sample_rate)[:, :length]
+        if 0 < float(sound.abs().max()) < LOUDEST:  # there is sound, and no filter of the synthesizer has run away
+            return torch.nn.functional.pad(sound, (0, length - sound.shape[-1]))
+    return torch.zeros(2, length)
+
+
+def _symusic(part: Part, program: int, soundfont: Path, length: int, sample_rate: int) -> Tensor:
+    symusic = require_symusic()
     onset, duration, pitch, velocity = zip(*part.notes, strict=True)
     notes = symusic.Note.from_numpy(
         np.array(onset, np.float32),
@@ -129,18 +175,47 @@ def render(part: Part, soundfont: Path, *, seconds: float, sample_rate: int) -> 
         np.array(velocity, np.int8),
         ttype="second",
     )
-    for program in dict.fromkeys((part.program, 0)):
-        score = symusic.Score(ttype="second")
-        track = symusic.Track("", program, part.stem == "drums", ttype="second")
-        track.notes = notes
-        score.tracks.append(track)
-        try:
-            # a new one each time: it remembers samples as they were first used, and so depends on what it has played
-            sound = symusic.Synthesizer(str(soundfont), sample_rate, 0).render(score, True)
-        except TypeError as error:  # the bindings of 0.6.0 do not return arrays
-            raise ImportError(f"symusic {symusic.__version__} cannot render; another can: {INSTALL}") from error
-        sound = torch.from_numpy(np.ascontiguousarray(sound[:, :length]))
-        if 0 < float(sound.abs().max()) < LOUDEST:  # there is sound, and no filter of the synthesizer has run away
-            out[:, : sound.shape[-1]] = sound
-            break
-    return out
+    score = symusic.Score(ttype="second")
+    track = symusic.Track("", program, part.stem == "drums", ttype="second")
+    track.notes = notes
+    score.tracks.append(track)
+    try:
+        # a new one each time: it remembers samples as they were first used, and so depends on what it has played
+        sound = symusic.Synthesizer(str(soundfont), sample_rate, 0).render(score, True)
+    except TypeError as error:  # the bindings of 0.6.0 do not return arrays
+        raise ImportError(f"symusic {symusic.__version__} cannot render; another can: {INSTALL}") from error
+    return torch.from_numpy(np.ascontiguousarray(sound))
+
+
+def _tiny(part: Part, program: int, soundfont: Path, length: int, sample_rate: int) -> Tensor:
+    synth, font = _loaded(soundfont, sample_rate)
+    channel = 9 if part.stem == "drums" else 0
+    if synth.program_select(channel, font, 128 if channel else 0, program) == -1:
+        return torch.zeros(2, 1)
+    events = []  # at a sample; ends before beginnings
+    for onset, duration, pitch, velocity in part.notes:
+        start = round(onset * sample_rate)
+        if 0 <= start < length:
+            events.append((start, 1, pitch, velocity))
+            events.append((start + max(round(duration * sample_rate), sample_rate // 33), 0, pitch, 0))
+    pieces, now = [], 0
+    for at, begins, pitch, velocity in sorted(events):
+        if at > now and now < length:
+            pieces.append(np.frombuffer(synth.generate(min(at, length) - now), np.float32).copy())
+            now = min(at, length)
+        if begins:
+            synth.noteon(channel, pitch, velocity)
+        else:
+            synth.noteoff(channel, pitch)
+    if now < length:
+        pieces.append(np.frombuffer(synth.generate(length - now), np.float32).copy())
+    synth.sounds_off(channel)
+    synth.generate(sample_rate // 10)  # the last sounds fade, and are gone when the next part begins
+    return torch.from_numpy(np.concatenate(pieces).reshape(-1, 2).T.copy())
+
+
+@lru_cache(maxsize=4)
+def _loaded(soundfont: Path, sample_rate: int) -> tuple[Any, int]:
+    """A synthesizer and the number of its font; to read one takes seconds."""
+    synth = require_tinysoundfont().Synth(gain=0, samplerate=sample_rate)
+    return synth, synth.sfload(str(soundfont))

@@ -25,10 +25,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mss.audio import EXTENSIONS, Encoding, info, read, resample, write
-from mss.data._rendering import MidiError, arranged, read_midi, render, require_soundfont, require_symusic
-from mss.data._songs import Sketch, compose
+from mss.data._hits import recorded_hits, recorded_kit
+from mss.data._machines import bass, drum_machine
+from mss.data._rendering import (
+    SYNTHESIZERS,
+    MidiError,
+    any_kit,
+    arranged,
+    read_midi,
+    render,
+    require_soundfont,
+    require_symusic,
+    require_tinysoundfont,
+)
+from mss.data._songs import Part, Sketch, compose
 from mss.data._voice import sing
-from mss.data.augment import Augment, Clip, Compression, Equalizer, Level, Pan, Reverb, Width
+from mss.data.augment import Augment, Clip, Compression, Distortion, Equalizer, Level, Pan, Reverb, Width
 from mss.data.augment.pitch import pitch_ratio
 from mss.data.cache import cache_folder
 from mss.data.tracks import TrackError
@@ -38,6 +50,7 @@ __all__ = ["Synthetic", "find_soundfont", "song_folder"]
 STEMS = ("drums", "bass", "other", "vocals")
 RMS = (-24.0, -23.0, -23.0, -21.0)  # dBFS
 DEVIATION = 4.0  # dB
+ELECTRIC_GUITARS = range(26, 32)  # programs of General MIDI
 
 
 def find_soundfont() -> Path | None:
@@ -59,7 +72,12 @@ class Synthetic(Dataset):
     Args:
         soundfonts: .sf2 files, one of which is drawn for each part; `find_soundfont()` may know one.
         midi: a folder of MIDI files to play; None: songs are made up by rules.
+        composed: probability that a song is made up by rules though there are MIDI files.
         singing: a folder of recorded singing; None: the voice is synthesised, and sings in tune with the song.
+        hits: a folder of recorded drum hits, named after their drums (snare_1.wav), that a part of the songs is played with.
+        machines: probability that drums, and that a bass, are made of formulae instead of a SoundFont.
+        distortion: probability that an electric guitar is distorted; a third of it for other instruments.
+        synthesizer: what plays the SoundFonts, "symusic" or, better, "tinysoundfont" (`pip install --no-deps tinysoundfont`).
         seconds: of an excerpt.
         sample_rate: Hz.
         channels: 1 or 2.
@@ -94,6 +112,11 @@ class Synthetic(Dataset):
         seed: int = 0,
         songs: int = 64,
         coherent: float = 0.5,
+        composed: float = 0.0,
+        hits: str | Path | None = None,
+        machines: float = 0.0,
+        distortion: float = 0.0,
+        synthesizer: str = "symusic",
     ) -> None:
         soundfonts = [soundfonts] if isinstance(soundfonts, str | Path) else list(soundfonts)
         if not soundfonts or None in soundfonts:
@@ -103,12 +126,24 @@ class Synthetic(Dataset):
                 "expected seconds above 0, at least 1 song, 1 or 2 channels and coherent from 0 to 1, not "
                 f"{seconds} s, {songs}, {channels} and {coherent}"
             )
+        for name, share in {"composed": composed, "machines": machines, "distortion": distortion}.items():
+            if not 0 <= share <= 1:
+                raise TrackError(f"{name} is a probability, from 0 to 1, not {share}")
+        if synthesizer not in SYNTHESIZERS:
+            raise TrackError(f"there is no synthesizer {synthesizer!r}; there are {', '.join(SYNTHESIZERS)}")
         require_symusic()
+        if synthesizer == "tinysoundfont":
+            require_tinysoundfont()
         self.soundfonts = [Path(path) for path in soundfonts]
         for path in self.soundfonts:
             require_soundfont(path)
         self.midi = None if midi is None else _usable_midi(Path(midi))
         self.singing = None if singing is None else _recordings(Path(singing))
+        self.hits = None if hits is None else recorded_hits(Path(hits))
+        self.composed = composed
+        self.machines = machines
+        self.distortion = distortion
+        self.synthesizer = synthesizer
         self.seconds = seconds
         self.sample_rate = sample_rate
         self.channels = channels
@@ -154,9 +189,8 @@ class Synthetic(Dataset):
         """A whole song, (s, c, t) float32, within -1 to 1 as are its stems; a function of seed, number and length."""
         rng = random.Random(f"song {self.seed} {number}")
         generator = torch.Generator().manual_seed(rng.getrandbits(62))
-        sketch = (
-            compose(rng, seconds) if self.midi is None else arranged(read_midi(rng.choice(self.midi)), rng, seconds)
-        )
+        played = self.midi is not None and not (self.composed and rng.random() < self.composed)
+        sketch = arranged(read_midi(rng.choice(self.midi)), rng, seconds) if played else compose(rng, seconds)
         stems = torch.stack([*self._instruments(sketch, seconds, rng, generator), self._voice(sketch, seconds, rng)])
         stems = _recorded(stems.unsqueeze(0), self.sample_rate, generator)[0]
         peak = max(float(stems.sum(0).abs().max()), float(stems.abs().max()))
@@ -189,11 +223,29 @@ class Synthetic(Dataset):
         sums = {stem: torch.zeros(self.channels, round(seconds * self.sample_rate)) for stem in STEMS[:3]}
         own = Augment([Level(3.0, rms=(-23.0,), most=80.0), Pan(9.0)])
         for part in sketch.parts:
-            sound = render(part, rng.choice(self.soundfonts), seconds=seconds, sample_rate=self.sample_rate)
+            sound = self._played(part, seconds, rng, generator)
             if self.channels == 1:
                 sound = sound.mean(0, keepdim=True)
             sums[part.stem] += own(sound[None, None], generator)[0, 0] if part.stem == "other" else sound
         return list(sums.values())
+
+    def _played(self, part: Part, seconds: float, rng: random.Random, generator: torch.Generator) -> Tensor:
+        """(2, t): by a machine, by recorded hits or through a SoundFont."""
+        rate = self.sample_rate
+        if part.stem != "other" and self.machines and rng.random() < self.machines:
+            if part.stem == "bass":
+                return bass(part.notes, rng, seconds=seconds, sample_rate=rate).repeat(2, 1)
+            return drum_machine(rng, rate).play(part.notes, seconds, rng)
+        if part.stem == "drums" and self.hits and rng.random() < 0.5:
+            return recorded_kit(self.hits, rng, rate).play(part.notes, seconds, rng)
+        if part.stem == "drums" and self.synthesizer != "symusic":
+            part = any_kit(part, rng)
+        font = rng.choice(self.soundfonts)
+        sound = render(part, font, seconds=seconds, sample_rate=rate, synthesizer=self.synthesizer)
+        share = self.distortion / (1 if part.program in ELECTRIC_GUITARS else 3)
+        if part.stem == "other" and self.distortion and rng.random() < share:
+            sound = Distortion(sample_rate=rate)(sound[None, None], generator)[0, 0]
+        return sound
 
     def _voice(self, sketch: Sketch, seconds: float, rng: random.Random) -> Tensor:
         """(c, t), sometimes with doubles to the left and right."""
@@ -282,18 +334,23 @@ def song_folder(
     soundfonts: Sequence[str | Path] | None = None,
     midi: str | Path | None = None,
     singing: str | Path | None = None,
+    hits: str | Path | None = None,
+    **more: Any,
 ) -> Path:
     """A data set of synthetic songs in the cache of decoded tracks, written when it is first asked for.
 
     Args:
         cache: see `mss.data.cached`.
         songs, seconds: see `Synthetic.write`.
-        seed, soundfonts, midi, singing: see `Synthetic`; soundfonts None: `find_soundfont()`.
+        seed, soundfonts, midi, singing, hits: see `Synthetic`; soundfonts None: `find_soundfont()`.
+        more: composed, machines, distortion, synthesizer of `Synthetic`.
     """
-    made = Synthetic(soundfonts or [find_soundfont()], midi=midi, singing=singing, seed=seed)
-    played = [made.soundfonts, made.midi, made.singing]
+    made = Synthetic(soundfonts or [find_soundfont()], midi=midi, singing=singing, hits=hits, seed=seed, **more)
+    kinds = [path for paths in (made.hits or {}).values() for path in paths]
+    played = [made.soundfonts, made.midi, made.singing, kinds]
     sizes = [[(path.name, path.stat().st_size) for path in paths] for paths in played if paths]
-    key = hashlib.sha256(repr((songs, seconds, seed, sizes)).encode()).hexdigest()[:16]
+    described = (songs, seconds, seed, sizes, *sorted(more.items()))
+    key = hashlib.sha256(repr(described).encode()).hexdigest()[:16]
     folder = (cache_folder() if cache is None else Path(cache).expanduser()) / f"synthetic-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):

@@ -1,7 +1,7 @@
 """Augmentation of stems, on their device, before they are summed to a mixture."""
 
 from mss.data.augment.base import Augment, Augmentation
-from mss.data.augment.dynamics import Clip, Compression
+from mss.data.augment.dynamics import Clip, Compression, Distortion
 from mss.data.augment.levels import ChannelSwap, Drop, Gain, Leak, Level, Pan, Polarity, Remix, Shift, Width
 from mss.data.augment.pitch import PitchTempo, Speed
 from mss.data.augment.sound import Codec, Equalizer, Reverb
@@ -13,6 +13,7 @@ __all__ = [
     "Clip",
     "Codec",
     "Compression",
+    "Distortion",
     "Drop",
     "Equalizer",
     "Gain",

@@ -1,4 +1,4 @@
-"""Dynamics: a compressor for a stem, and clipping of a mixture that leaves it the sum of its stems."""
+"""Dynamics: a compressor and an overdriven amplifier for a stem, and clipping of a mixture that stays its stems' sum."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mss.data.augment.base import Augmentation, over_tiny, require_range, uniform
+from mss.data.augment.sound import fast_length
 
-__all__ = ["Clip", "Compression", "compressed"]
+__all__ = ["Clip", "Compression", "Distortion", "compressed"]
 
 
 class Compression(Augmentation):
@@ -75,6 +76,51 @@ def compressed(level: Tensor, threshold: Tensor | float, ratio: Tensor | float, 
     inside = over.clamp(-knee / 2, knee / 2) + knee / 2  # 0 to knee
     bent = inside.square() / (2 * knee) if knee else torch.zeros_like(over)
     return level + (1 / ratio - 1) * (bent + (over - knee / 2).clamp_min(0))
+
+
+class Distortion(Augmentation):
+    """An overdriven amplifier and its loudspeaker: tanh(g x + b), then a band pass; what is left has the RMS level it had.
+
+    Args:
+        drive: dB by which g takes the stem's RMS level above 1, where tanh bends; uniform in (low, high).
+        bias: b, uniform from 0 to this; makes even harmonics.
+        corner: Hz, above which the loudspeaker falls by 24 dB per octave, uniform in (low, high); it begins at 80 Hz.
+        sample_rate: Hz.
+        p: probability per stem.
+    """
+
+    LOWEST = 80.0  # Hz
+
+    def __init__(
+        self,
+        drive: Sequence[float] = (-6.0, 24.0),
+        bias: float = 0.5,
+        corner: Sequence[float] = (3500.0, 8000.0),
+        *,
+        sample_rate: int = 44100,
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(p)
+        self.drive = require_range("drive", drive)
+        self.corner = require_range("corner", corner, 1)
+        if bias < 0:
+            raise ValueError(f"bias must be at least 0, not {bias}")
+        self.bias = bias
+        self.sample_rate = sample_rate
+
+    def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        drive, bias, corner = (
+            uniform(len(x), *bounds, generator, x)[:, None, None]
+            for bounds in (self.drive, (0.0, self.bias), self.corner)
+        )
+        level = x.square().mean((1, 2), keepdim=True).sqrt()
+        y = torch.tanh(10 ** (drive / 20) * x / over_tiny(level) + bias) - torch.tanh(bias)
+        t = x.shape[-1]
+        n = fast_length(t + self.sample_rate // 20)
+        frequency = torch.arange(n // 2 + 1, device=x.device, dtype=x.dtype) * (self.sample_rate / n)
+        band = 1 / ((1 + (frequency / corner) ** 8) * (1 + (self.LOWEST / over_tiny(frequency)).square())).sqrt()
+        y = torch.fft.irfft(torch.fft.rfft(y, n) * band, n)[..., :t]
+        return y * (level / over_tiny(y.square().mean((1, 2), keepdim=True).sqrt()))
 
 
 class Clip(Augmentation):
