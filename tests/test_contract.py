@@ -46,6 +46,7 @@ def test_shape_targets_and_sum(name, mixture):
 
 @every
 def test_a_batch_is_the_same_as_one_by_one(name, mixture):
+    mixture = mixture[..., :44100]
     batch = torch.cat([mixture, mixture.flip(-1) * 0.1, torch.zeros_like(mixture)])
     y = separate(name, batch)
     for i in range(3):
