@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mss.cli import FAILED, UsageError, complain, exit_code, set_up_logging, start_torch
 
 if TYPE_CHECKING:
-    from mss.apps.listening_analysis import Report
+    from mss.apps.listening.analysis import Report
 
 __all__ = ["main"]
 
@@ -117,14 +117,14 @@ def build(args: argparse.Namespace) -> int:
     if not math.isfinite(args.duration):
         raise UsageError("--duration must be a number of seconds")
     start_torch()
-    from mss.apps import listening
+    from mss.apps.listening import building
     from mss.audio import AudioError
     from mss.data import TrackError, find_tracks
 
     split = lambda text: tuple(name.strip() for name in (text or "").split(",") if name.strip())  # noqa: E731
     try:
-        plan = listening.Plan(
-            listening.find_systems(args.systems, split(args.names)),
+        plan = building.Plan(
+            building.find_systems(args.systems, split(args.names)),
             find_tracks(args.reference),
             mode=args.mode,
             stems=split(args.stems),
@@ -140,7 +140,7 @@ def build(args: argparse.Namespace) -> int:
             subtype=args.subtype,
             seed=args.seed,
         )
-        key = listening.build(plan, args.out)
+        key = building.build(plan, args.out)
     except (AudioError, TrackError) as error:
         raise UsageError(str(error)) from error
     except OSError as error:
@@ -156,7 +156,7 @@ def build(args: argparse.Namespace) -> int:
 
 def serve(args: argparse.Namespace) -> int:
     """Serves until it is interrupted."""
-    from mss.apps.listening_server import TestServer, is_local
+    from mss.apps.listening.server import TestServer, is_local
 
     if not 0 <= args.port < 65536:
         raise UsageError(f"--port must be from 0 to 65535, got {args.port}")
@@ -177,8 +177,8 @@ def serve(args: argparse.Namespace) -> int:
 def analyse(args: argparse.Namespace) -> int:
     """Writes report.txt, report.md, statistics.csv, statistics.json, answers.csv and plot.png, and prints the first."""
     start_torch()
-    from mss.apps.listening_analysis import analyse as analysed
-    from mss.apps.listening_results import read_key, read_results
+    from mss.apps.listening.analysis import analyse as analysed
+    from mss.apps.listening.results import read_key, read_results
 
     key, home = read_key(args.folder), args.folder if args.folder.is_dir() else args.folder.parent
     results, problems = read_results(args.results or [home / "results"], key)

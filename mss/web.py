@@ -10,7 +10,7 @@ import importlib.util
 import sys
 
 from mss.apps.options import add_device
-from mss.apps.web_guard import Limits
+from mss.apps.web.guard import Limits
 from mss.cli import UsageError, complain, exit_code, pick_device, set_up_logging, start_torch
 
 __all__ = ["main"]
@@ -51,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
     set_up_logging(args.quiet)
     check(args)
     start_torch()
-    from mss.apps.listening_server import is_local
-    from mss.apps.web import serving
-    from mss.apps.web_catalogue import Catalogue
+    from mss.apps.listening.server import is_local
+    from mss.apps.web.app import serving
+    from mss.apps.web.catalogue import Catalogue
 
     methods = None if args.methods is None else [name.strip() for name in args.methods.split(",") if name.strip()]
     catalogue = Catalogue(args.models, methods=methods, device=pick_device(args.device))

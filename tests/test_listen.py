@@ -20,13 +20,12 @@ import pytest
 import torch
 from scipy import optimize, stats
 
-from mss.apps import listening_server
-from mss.apps.listening import REFERENCE, Plan, build, find_systems
-from mss.apps.listening_analysis import analyse, answers, screened
-from mss.apps.listening_results import ResultError, checked, read_key, read_results
-from mss.apps.listening_server import TestServer, is_local
-from mss.apps.listening_signals import LOWEST_RATE, aligned, faded, loudest, low_pass, safe_gain
-from mss.apps.listening_statistics import (
+from mss.apps.listening.analysis import analyse, answers, screened
+from mss.apps.listening.building import REFERENCE, Plan, build, find_systems
+from mss.apps.listening.results import ResultError, checked, read_key, read_results
+from mss.apps.listening.server import TestServer, is_local
+from mss.apps.listening.signals import LOWEST_RATE, aligned, faded, loudest, low_pass, safe_gain
+from mss.apps.listening.statistics import (
     binomial,
     bradley_terry,
     friedman,
@@ -554,7 +553,7 @@ def test_hostile_results_are_refused(built, monkeypatch):
         assert ask(server, "POST", "/results", b"", Content_Length="-5")[0] == 411
         assert ask(server, "POST", "/results", b"", Content_Length="1000001")[0] == 413
         assert ask(server, "POST", "/results", b"", Content_Length="9" * 30)[0] == 413
-        monkeypatch.setattr(listening_server, "MOST_RESULTS", 0)
+        monkeypatch.setattr("mss.apps.listening.server.MOST_RESULTS", 0)
         assert ask(server, "POST", "/results", body)[0] == 507
     assert not list((built / "results").iterdir())
     extra = good | {"secret": "x", "trials": [one | {"more": 1} for one in good["trials"]]}

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import mss.web
-from mss.apps.web_guard import Limits
+from mss.apps.web.guard import Limits
 from mss.audio import read, write
 from tests.conftest import sdr
 
@@ -36,8 +36,8 @@ def tones(seconds: float, rate: int = RATE) -> torch.Tensor:
 def server(tmp_path_factory):
     """Running, with two quick methods, and a checkpoint that was named."""
     import mss
-    from mss.apps.web import serving
-    from mss.apps.web_catalogue import Catalogue
+    from mss.apps.web.app import serving
+    from mss.apps.web.catalogue import Catalogue
 
     model = tmp_path_factory.mktemp("models") / "mine.safetensors"
     mss.save(mss.load("panning"), model)
@@ -219,7 +219,7 @@ def test_no_file_that_was_not_uploaded_is_opened(server, path):
 
 
 def test_no_address_of_a_file_gets_through(tmp_path):
-    from mss.apps.web_guard import Guard
+    from mss.apps.web.guard import Guard
 
     guard = Guard(None, host="127.0.0.1", limits=LIMITS, folder=tmp_path, uploads=lambda: ["/u/a.wav"])
     file = {"path": "/u/a.wav", "url": "http://127.0.0.1:1/a.wav"}
@@ -340,7 +340,7 @@ def test_what_broke_off_is_removed_and_a_full_folder_takes_no_more(server, tmp_p
 
 
 def test_one_job_is_done_at_a_time_and_few_wait(server, monkeypatch):
-    from mss.apps.web_catalogue import Refusal
+    from mss.apps.web.catalogue import Refusal
 
     working, most, gate = [], [], threading.Event()
 
@@ -380,7 +380,7 @@ def test_other_sites_cannot_use_it(server):
 
 @pytest.fixture
 def visits(server, tmp_path):
-    from mss.apps.web_session import Visits
+    from mss.apps.web.visits import Visits
 
     return Visits(tmp_path, server.visits.catalogue, LIMITS)
 
@@ -388,7 +388,7 @@ def visits(server, tmp_path):
 @pytest.mark.parametrize("name", ["x.m3u8", "x.mp3", "x.wav", "x.txt"])
 @pytest.mark.parametrize("tags", [b"", b"ID3\x04\0\0\0\0\0\x02ab", b"ID3\x04\0\0\0\0\0\0" * 3])
 def test_a_playlist_does_not_open_what_it_names(visits, tmp_path, name, tags):
-    from mss.apps.web_catalogue import Refusal
+    from mss.apps.web.catalogue import Refusal
 
     write(tmp_path / "private.mp3", tones(2.0), RATE)
     lists = (
@@ -407,7 +407,7 @@ def test_a_playlist_does_not_open_what_it_names(visits, tmp_path, name, tags):
 def test_what_is_written_here_begins_as_audio(tmp_path, excerpt_path, extension):
     import soundfile
 
-    from mss.apps.web_session import is_audio
+    from mss.apps.web.visits import is_audio
     from mss.audio import Encoding
 
     path = tmp_path / f"x.{extension}"
@@ -420,7 +420,7 @@ def test_what_is_written_here_begins_as_audio(tmp_path, excerpt_path, extension)
 
 
 def test_a_header_that_lies_does_not_make_a_song_short(visits, tmp_path):
-    from mss.apps.web_catalogue import Refusal
+    from mss.apps.web.catalogue import Refusal
 
     data = bytearray(wav(tones(8.0, 8000), tmp_path, 8000))
     (tmp_path / "long.mp3").write_bytes(data)
@@ -439,7 +439,7 @@ def test_a_header_that_lies_does_not_make_a_song_short(visits, tmp_path):
 
 def test_the_progress_is_told(visits, tmp_path, monkeypatch):
     monkeypatch.setattr("mss.apps.separation.BLOCK_SECONDS", 1.0)
-    monkeypatch.setattr("mss.apps.web_session.write_page", lambda path, *_, **__: path.touch())
+    monkeypatch.setattr("mss.apps.web.visits.write_page", lambda path, *_, **__: path.touch())
     write(tmp_path / "song.wav", tones(5.5), RATE)
     visits.accept("me", tmp_path / "song.wav")
     told = []
@@ -451,7 +451,7 @@ def test_the_progress_is_told(visits, tmp_path, monkeypatch):
 
 
 def test_a_visit_that_ends_stops_its_work_and_leaves_nothing(visits, tmp_path):
-    from mss.apps.web_catalogue import Refusal
+    from mss.apps.web.catalogue import Refusal
 
     write(tmp_path / "song.wav", tones(2.0), RATE)
     visits.accept("me", tmp_path / "song.wav")
@@ -476,7 +476,7 @@ def test_a_visit_that_ends_stops_its_work_and_leaves_nothing(visits, tmp_path):
 
 @pytest.mark.parametrize("method", ["../mine", "score_informed", "nmf", "/etc/passwd", None, 3, ["hpss"]])
 def test_only_the_methods_offered_are_used(visits, tmp_path, method):
-    from mss.apps.web_catalogue import Refusal
+    from mss.apps.web.catalogue import Refusal
 
     write(tmp_path / "song.wav", tones(0.5), RATE)
     visits.accept("me", tmp_path / "song.wav")
@@ -493,7 +493,7 @@ def test_ctrl_c_ends_it_and_leaves_nothing(tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt  # as uvicorn does when it has ended
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("mss.apps.web.Server.run", interrupted)
+    monkeypatch.setattr("mss.apps.web.app.Server.run", interrupted)
     monkeypatch.setattr("mss.web.start_torch", lambda: None)
     assert mss.web.main(["--methods", "hpss", "--port", "0"]) == 0
     assert list(tmp_path.iterdir()) == []
@@ -530,7 +530,7 @@ def test_without_gradio_the_extra_is_named(capsys, monkeypatch):
     ("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True), ("::", True)]
 )
 def test_serving_the_network_is_warned_of(host, warned, capsys, monkeypatch):
-    monkeypatch.setattr("mss.apps.web.Server.run", lambda self: None)
+    monkeypatch.setattr("mss.apps.web.app.Server.run", lambda self: None)
     monkeypatch.setattr("mss.web.start_torch", lambda: None)
     assert mss.web.main(["--methods", "hpss", "--port", "0", "--host", host]) == 0
     said = capsys.readouterr()

@@ -21,8 +21,8 @@ from mss.apps.page import Song, Sound, write_page
 from mss.apps.remixing import remix_file
 from mss.apps.separation import Report, separate_file
 from mss.apps.stems import Stems
-from mss.apps.web_catalogue import Catalogue, Refusal
-from mss.apps.web_guard import Limits
+from mss.apps.web.catalogue import Catalogue, Refusal
+from mss.apps.web.guard import Limits
 from mss.audio import EXTENSIONS, AudioError, Encoding, Reader
 
 __all__ = ["Kept", "Visit", "Visits", "is_audio"]

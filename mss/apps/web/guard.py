@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mss.apps.listening_server import is_local
+from mss.apps.listening.server import is_local
 
 __all__ = ["Guard", "Limits"]
 

@@ -1,6 +1,6 @@
 """The web demo: a page of gradio's, and the server that gives it to a browser and nothing else to anybody.
 
-The work is done by `mss.apps.web_session`; `mss.apps.web_guard` stands before all of it.
+The work is done by `mss.apps.web.visits`; `mss.apps.web.guard` stands before all of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 # gradio would tell its makers of every start
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -27,13 +27,10 @@ from fastapi.responses import FileResponse, Response
 
 from mss.apps.pages import asset
 from mss.apps.staging import remove_stale, staging
-from mss.apps.web_catalogue import Catalogue, Refusal
-from mss.apps.web_guard import Guard, Limits
-from mss.apps.web_session import Visits
+from mss.apps.web.catalogue import Catalogue, Refusal
+from mss.apps.web.guard import Guard, Limits
+from mss.apps.web.visits import Visits
 from mss.cli import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Server", "serving"]
 

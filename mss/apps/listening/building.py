@@ -26,7 +26,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mss.apps.listening_signals import ANCHORS, LOWEST_RATE, aligned, faded, loudest, low_pass, safe_gain
+from mss.apps.listening.signals import ANCHORS, LOWEST_RATE, aligned, faded, loudest, low_pass, safe_gain
 from mss.apps.pages import document, fill
 from mss.audio import Encoding, resample, write
 from mss.cli import UsageError

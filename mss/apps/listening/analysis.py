@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from mss.apps.listening import MIXTURE, REFERENCE
-from mss.apps.listening_statistics import (
+from mss.apps.listening.building import MIXTURE, REFERENCE
+from mss.apps.listening.statistics import (
     binomial,
     bradley_terry,
     friedman,

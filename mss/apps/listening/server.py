@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mss.apps.listening_results import ResultError, checked, read_key
+from mss.apps.listening.results import ResultError, checked, read_key
 from mss.cli import UsageError
 from mss.files import write_whole
 

@@ -1,0 +1,1 @@
+"""Listening tests: building one, serving it, and what its results say."""
