@@ -19,6 +19,7 @@ from mss.data.augment import (
     Gain,
     Leak,
     Level,
+    LowPass,
     Pan,
     PitchTempo,
     Polarity,
@@ -48,6 +49,7 @@ ALL = {
     "pitch": PitchTempo(tempi=(0.9, 1.1), p=1),
     "speed": Speed(p=1),
     "equalizer": Equalizer(),
+    "low pass": LowPass(),
     "reverb": Reverb(),
     "compression": Compression(),
     "distortion": Distortion(),
@@ -333,6 +335,12 @@ def test_compressor_has_its_static_curve():
     torch.testing.assert_close(fine[[0, -1]], torch.tensor([1, 0.25], dtype=torch.float64))
 
 
+def test_a_low_pass_falls_by_12_db_per_octave():
+    y = LowPass((400, 400))(torch.stack([tone(f) for f in (40, 400, 1600, 3200)]).view(4, 1, 1, -1), seeded())
+    levels = 10 * (2 * y.square().mean((1, 2, 3))).log10()
+    torch.testing.assert_close(levels, torch.tensor([0, -3.01, -24.1, -36.1], dtype=torch.float64), rtol=0, atol=0.1)
+
+
 def test_compressor_narrows_a_step_as_its_curve_says():
     """A tone 20 dB louder in its first half: both lie far from the knee, so their distance shrinks by what is above."""
     x = tone(1000, 4 * RATE)
@@ -420,6 +428,7 @@ def test_pan_and_width():
         (lambda: Speed([0]), "factors"),
         (lambda: PitchTempo(tempi=[0]), "tempi"),
         (lambda: Compression(ratio=(0.5, 2)), "ratio is a range"),
+        (lambda: LowPass((0, 100)), "corner is a range"),
         (lambda: Distortion(bias=-1), "bias must be at least 0"),
         (lambda: Distortion(corner=(9000, 100)), "corner is a range"),
         (lambda: Reverb((0, 1)), "decay is a range"),

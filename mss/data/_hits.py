@@ -51,10 +51,10 @@ LEVELS = {
     "snare": 0.0,
     "clap": -3.0,
     "rim": -5.0,
-    "shut": -14.0,
-    "open": -12.0,
-    "ride": -12.0,
-    "crash": -8.0,
+    "shut": -17.0,
+    "open": -15.0,
+    "ride": -15.0,
+    "crash": -11.0,
 }
 LONGEST = 3.0  # seconds of a hit
 

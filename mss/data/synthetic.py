@@ -40,7 +40,7 @@ from mss.data._rendering import (
 )
 from mss.data._songs import Part, Sketch, compose
 from mss.data._voice import sing
-from mss.data.augment import Augment, Clip, Compression, Distortion, Equalizer, Level, Pan, Reverb, Width
+from mss.data.augment import Augment, Clip, Compression, Distortion, Equalizer, Level, LowPass, Pan, Reverb, Width
 from mss.data.augment.pitch import pitch_ratio
 from mss.data.cache import cache_folder
 from mss.data.tracks import TrackError
@@ -77,6 +77,8 @@ class Synthetic(Dataset):
         hits: a folder of recorded drum hits, named after their drums (snare_1.wav), that a part of the songs is played with.
         machines: probability that drums, and that a bass, are made of formulae instead of a SoundFont.
         distortion: probability that an electric guitar is distorted; a third of it for other instruments.
+        bass_corner: Hz, a range; basses get a low pass of 12 dB per octave from anywhere in it on: in most mixes they are far
+            darker than a SoundFont's. None: none.
         synthesizer: what plays the SoundFonts, "symusic" or, better, "tinysoundfont" (`pip install --no-deps tinysoundfont`).
         seconds: of an excerpt.
         sample_rate: Hz.
@@ -116,6 +118,7 @@ class Synthetic(Dataset):
         hits: str | Path | None = None,
         machines: float = 0.0,
         distortion: float = 0.0,
+        bass_corner: tuple[float, float] | None = None,
         synthesizer: str = "symusic",
     ) -> None:
         soundfonts = [soundfonts] if isinstance(soundfonts, str | Path) else list(soundfonts)
@@ -143,6 +146,7 @@ class Synthetic(Dataset):
         self.composed = composed
         self.machines = machines
         self.distortion = distortion
+        self.darker = None if bass_corner is None else LowPass(bass_corner, sample_rate=sample_rate)
         self.synthesizer = synthesizer
         self.seconds = seconds
         self.sample_rate = sample_rate
@@ -226,6 +230,8 @@ class Synthetic(Dataset):
             sound = self._played(part, seconds, rng, generator)
             if self.channels == 1:
                 sound = sound.mean(0, keepdim=True)
+            if part.stem == "bass" and self.darker:
+                sound = self.darker(sound[None, None], generator)[0, 0]
             sums[part.stem] += own(sound[None, None], generator)[0, 0] if part.stem == "other" else sound
         return list(sums.values())
 
@@ -343,7 +349,7 @@ def song_folder(
         cache: see `mss.data.cached`.
         songs, seconds: see `Synthetic.write`.
         seed, soundfonts, midi, singing, hits: see `Synthetic`; soundfonts None: `find_soundfont()`.
-        more: composed, machines, distortion, synthesizer of `Synthetic`.
+        more: composed, machines, distortion, bass_corner, synthesizer of `Synthetic`.
     """
     made = Synthetic(soundfonts or [find_soundfont()], midi=midi, singing=singing, hits=hits, seed=seed, **more)
     kinds = [path for paths in (made.hits or {}).values() for path in paths]

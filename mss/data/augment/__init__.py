@@ -4,7 +4,7 @@ from mss.data.augment.base import Augment, Augmentation
 from mss.data.augment.dynamics import Clip, Compression, Distortion
 from mss.data.augment.levels import ChannelSwap, Drop, Gain, Leak, Level, Pan, Polarity, Remix, Shift, Width
 from mss.data.augment.pitch import PitchTempo, Speed
-from mss.data.augment.sound import Codec, Equalizer, Reverb
+from mss.data.augment.sound import Codec, Equalizer, LowPass, Reverb
 
 __all__ = [
     "Augment",
@@ -19,6 +19,7 @@ __all__ = [
     "Gain",
     "Leak",
     "Level",
+    "LowPass",
     "Pan",
     "PitchTempo",
     "Polarity",

@@ -1,4 +1,4 @@
-"""The sound of a stem: equaliser, reverberation and an imitation of lossy coding, all in the frequency domain."""
+"""The sound of a stem: equaliser, low pass, reverberation and an imitation of lossy coding, all in the frequency domain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from mss.data.augment.base import Augmentation, over_tiny, require_range, uniform
 from mss.transforms import STFT
 
-__all__ = ["Codec", "Equalizer", "Reverb"]
+__all__ = ["Codec", "Equalizer", "LowPass", "Reverb"]
 
 
 class Equalizer(Augmentation):
@@ -59,6 +59,29 @@ class Equalizer(Augmentation):
         frequencies = torch.arange(n // 2 + 1, device=x.device, dtype=x.dtype) * (self.sample_rate / n)
         gain = self.response(frequencies, *self.draw(len(x), generator, x))
         return torch.fft.irfft(torch.fft.rfft(x, n) * gain.unsqueeze(1), n)[..., :t].contiguous()
+
+
+class LowPass(Augmentation):
+    """A low pass of second order (Butterworth) without phase: what a bass sounds like in most mixes, or a closed tone control.
+
+    Args:
+        corner: Hz, where it has -3 dB; uniform in log frequency in (low, high).
+        sample_rate: Hz.
+        p: probability per stem.
+    """
+
+    def __init__(self, corner: Sequence[float] = (100.0, 800.0), *, sample_rate: int = 44100, p: float = 1.0) -> None:
+        super().__init__(p)
+        self.corner = require_range("corner", corner, 1)
+        self.sample_rate = sample_rate
+
+    def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        corner = uniform(len(x), *map(math.log, self.corner), generator, x).exp()[:, None, None]
+        t = x.shape[-1]
+        n = fast_length(t + self.sample_rate // 20)
+        frequency = torch.arange(n // 2 + 1, device=x.device, dtype=x.dtype) * (self.sample_rate / n)
+        gain = (1 + (frequency / corner) ** 4).rsqrt()
+        return torch.fft.irfft(torch.fft.rfft(x, n) * gain, n)[..., :t].contiguous()
 
 
 class Reverb(Augmentation):
