@@ -247,6 +247,7 @@ def test_bad_input(soundfont, tmp_path):
         ({"machines": -0.1}, "machines is a probability"),
         ({"composed": 2}, "composed is a probability"),
         ({"distortion": 2}, "distortion is a probability"),
+        ({"bass_corner": (900, 100)}, "bass_corner is a range of Hz"),
         ({"synthesizer": "harp"}, "no synthesizer 'harp'; there are symusic, tinysoundfont"),
         ({"hits": empty}, "no recording is called a kick or a snare"),
     ]
@@ -455,3 +456,16 @@ def test_without_tinysoundfont_it_says_what_to_install(monkeypatch, soundfont):
     monkeypatch.setitem(sys.modules, "tinysoundfont", None)
     with pytest.raises(ImportError, match="pip install --no-deps tinysoundfont"):
         Synthetic([soundfont], synthesizer="tinysoundfont")
+
+
+def test_basses_are_as_dark_as_they_are_wanted(soundfont):
+    """Above the corner by more than two octaves there is nothing left."""
+    bright, dark = (
+        Synthetic([soundfont], sample_rate=RATE, seed=5, bass_corner=corner)._instruments(
+            compose(random.Random(1), 4), 4.0, random.Random(2), torch.Generator().manual_seed(3)
+        )[1]
+        for corner in (None, (100, 100))
+    )
+    hz, power = spectrum(torch.stack([bright, dark])[:, None])
+    above = 10 * (power[..., hz > 500].sum(-1) / power.sum(-1)).log10()
+    assert above[1] < above[0] - 15

@@ -45,7 +45,7 @@ from mss.data.augment.pitch import pitch_ratio
 from mss.data.cache import cache_folder
 from mss.data.tracks import TrackError
 
-__all__ = ["Synthetic", "find_soundfont", "song_folder"]
+__all__ = ["SYNTHESIZERS", "Synthetic", "find_soundfont", "song_folder"]
 
 STEMS = ("drums", "bass", "other", "vocals")
 RMS = (-24.0, -23.0, -23.0, -21.0)  # dBFS
@@ -132,6 +132,8 @@ class Synthetic(Dataset):
         for name, share in {"composed": composed, "machines": machines, "distortion": distortion}.items():
             if not 0 <= share <= 1:
                 raise TrackError(f"{name} is a probability, from 0 to 1, not {share}")
+        if bass_corner is not None and not (len(bass_corner) == 2 and 0 < bass_corner[0] <= bass_corner[1]):
+            raise TrackError(f"bass_corner is a range of Hz, the lower one first, not {tuple(bass_corner)}")
         if synthesizer not in SYNTHESIZERS:
             raise TrackError(f"there is no synthesizer {synthesizer!r}; there are {', '.join(SYNTHESIZERS)}")
         require_symusic()
