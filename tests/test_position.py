@@ -202,7 +202,7 @@ def test_the_null_in_closed_form_is_that_of_a_search(stems):
 @pytest.mark.parametrize("beta", [1.0, 0.5, 2.0])
 def test_projections_fit_ever_better_and_conserve_the_mixture(stems, beta, max_delay):
     images = panned(stems[..., : 2 * RATE].double(), (15, 45, 75))
-    X = STFT(images.sum(0))[None, ..., :20]
+    X = STFT(images.sum(0))[None, ..., :8]
     model, costs = _start(X, 3, max_delay=max_delay), []
     x = X[0] / torch.view_as_real(X).abs().max()
     x = x.flatten(-2).unflatten(-1, (len(model.B), -1))  # (2, g, s)
