@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mss.data.augment.base import Augmentation, over_tiny, require_range, uniform
-from mss.data.augment.sound import fast_length
+from mss.data.augment.sound import filtered
 
 __all__ = ["Clip", "Compression", "Distortion", "compressed"]
 
@@ -115,11 +115,11 @@ class Distortion(Augmentation):
         )
         level = x.square().mean((1, 2), keepdim=True).sqrt()
         y = torch.tanh(10 ** (drive / 20) * x / over_tiny(level) + bias) - torch.tanh(bias)
-        t = x.shape[-1]
-        n = fast_length(t + self.sample_rate // 20)
-        frequency = torch.arange(n // 2 + 1, device=x.device, dtype=x.dtype) * (self.sample_rate / n)
-        band = 1 / ((1 + (frequency / corner) ** 8) * (1 + (self.LOWEST / over_tiny(frequency)).square())).sqrt()
-        y = torch.fft.irfft(torch.fft.rfft(y, n) * band, n)[..., :t]
+
+        def loudspeaker(f: Tensor) -> Tensor:
+            return ((1 + (f / corner) ** 8) * (1 + (self.LOWEST / over_tiny(f)).square())).rsqrt()
+
+        y = filtered(y, self.sample_rate, loudspeaker)
         return y * (level / over_tiny(y.square().mean((1, 2), keepdim=True).sqrt()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -54,11 +54,8 @@ class Equalizer(Augmentation):
         return (low * high * peaks.prod(1)).sqrt()
 
     def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        t = x.shape[-1]
-        n = fast_length(t + self.sample_rate // 20)  # 50 ms: what rings on from the end does not reach the start
-        frequencies = torch.arange(n // 2 + 1, device=x.device, dtype=x.dtype) * (self.sample_rate / n)
-        gain = self.response(frequencies, *self.draw(len(x), generator, x))
-        return torch.fft.irfft(torch.fft.rfft(x, n) * gain.unsqueeze(1), n)[..., :t].contiguous()
+        drawn = self.draw(len(x), generator, x)
+        return filtered(x, self.sample_rate, lambda frequencies: self.response(frequencies, *drawn).unsqueeze(1))
 
 
 class LowPass(Augmentation):
@@ -77,11 +74,7 @@ class LowPass(Augmentation):
 
     def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
         corner = uniform(len(x), *map(math.log, self.corner), generator, x).exp()[:, None, None]
-        t = x.shape[-1]
-        n = fast_length(t + self.sample_rate // 20)
-        frequency = torch.arange(n // 2 + 1, device=x.device, dtype=x.dtype) * (self.sample_rate / n)
-        gain = (1 + (frequency / corner) ** 4).rsqrt()
-        return torch.fft.irfft(torch.fft.rfft(x, n) * gain, n)[..., :t].contiguous()
+        return filtered(x, self.sample_rate, lambda frequencies: (1 + (frequencies / corner) ** 4).rsqrt())
 
 
 class Reverb(Augmentation):
@@ -188,6 +181,14 @@ class Codec(Augmentation):
         step = over_tiny(6 * mask / below).sqrt()[..., band, :]  # rounding noise of a complex bin: step ** 2 / 6
         X = torch.complex((X.real / step).round() * step, (X.imag / step).round() * step)
         return peak * transform.inverse(X * (frequency.unsqueeze(-1) < cut), x.shape[-1])
+
+
+def filtered(x: Tensor, sample_rate: int, amplitude: Callable[[Tensor], Tensor]) -> Tensor:
+    """x (r, c, t) through a filter without phase; `amplitude` of frequencies (f,) in Hz is (f,) or (r, 1, f)."""
+    t = x.shape[-1]
+    n = fast_length(t + sample_rate // 20)  # 50 ms: what rings on from the end does not reach the start
+    frequencies = torch.arange(n // 2 + 1, device=x.device, dtype=x.dtype) * (sample_rate / n)
+    return torch.fft.irfft(torch.fft.rfft(x, n) * amplitude(frequencies), n)[..., :t].contiguous()
 
 
 def fast_length(n: int) -> int:
