@@ -28,7 +28,7 @@ KINDS = {  # keys of General MIDI's drums
     "tom": (47, 48),
     "high tom": (50,),
 }
-WORDS = {  # the first kind of which a name has a word; words beginning with _ end in it, "" is none
+WORDS = {  # a recording is of the first kind that has a word which is anywhere in its name; "" is no hit
     "": ("loop", "roll", "bass_hard", "bass_soft", "vinyl"),
     "kick": ("kick", "bd_", "bassdrum"),
     "clap": ("clap", "snap"),

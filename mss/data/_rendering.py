@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,7 @@ def require_symusic() -> Any:
     Raises:
         ImportError: it is not there; how to install it.
     """
-    try:
-        import symusic
-    except ImportError as error:
-        raise ImportError(
-            f"synthetic songs are rendered by the package symusic, which is missing: {INSTALL}"
-        ) from error
-    return symusic
+    return _required("symusic", f"synthetic songs are rendered by the package symusic, which is missing: {INSTALL}")
 
 
 def require_tinysoundfont() -> Any:
@@ -63,13 +58,15 @@ def require_tinysoundfont() -> Any:
     Raises:
         ImportError: it is not there; how to install it.
     """
+    hint = "(without what it needs to play aloud)"
+    return _required("tinysoundfont", f"the synthesizer tinysoundfont is missing: {INSTALL_TINY} {hint}")
+
+
+def _required(package: str, message: str) -> Any:
     try:
-        import tinysoundfont
+        return import_module(package)
     except ImportError as error:
-        raise ImportError(
-            f"the synthesizer tinysoundfont is missing: {INSTALL_TINY} (without what it needs to play aloud)"
-        ) from error
-    return tinysoundfont
+        raise ImportError(message) from error
 
 
 def require_soundfont(path: Path) -> None:
