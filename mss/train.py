@@ -63,6 +63,7 @@ class Options:
         checkpoint_minutes: between two writings of the place the run is at, besides those after each epoch and on Ctrl-C.
         resume: go on where the run in `out` was interrupted.
         licence: of the weights, kept in the file.
+        training_data: what the weights were learned from, in words, kept in the file.
         quiet: print nothing but errors.
     """
 
@@ -90,6 +91,7 @@ class Options:
     checkpoint_minutes: float = 10.0
     resume: bool = False
     licence: str | None = None
+    training_data: str | None = None
     quiet: bool = False
 
 

@@ -30,6 +30,7 @@ TINY = {  # what makes an experiment small enough for a test
     "cpu_unet": ["network.filters=[2,4]", "separator.estimator.patch=16"],
     "cpu_fcn": ["network.hidden=[16]"],
     "cpu_deep_clustering": ["network.hidden=8", "network.layers=1", "network.dimension=4"],
+    "four_stems": ["separator.estimator.hidden=8", "data.synthetic=null", "data.extra_share=null", "data.valid=null"],
 }
 SHORT = ["data.seconds=1", "data.per_track=2", "data.batch_size=2", "trainer.max_epochs=1", "trainer.accelerator=cpu"]
 

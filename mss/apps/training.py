@@ -194,7 +194,7 @@ class Run:
             "command": command,
             "commit": commit(),
             "environment": environment(options.trainer.get("accelerator")),
-            **({"licence": options.licence} if options.licence else {}),
+            **{name: said for name in ("licence", "training_data") if (said := getattr(options, name))},
         }
 
     def _sum_up(self) -> None:

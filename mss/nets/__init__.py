@@ -4,6 +4,7 @@ from mss.nets.blocks import Magnitudes, UpConv2d
 from mss.nets.blstm import BLSTM, CrossBLSTM
 from mss.nets.deep_clustering import Chimera, Clusters, DeepClustering
 from mss.nets.fcn import FCN, least_squares
+from mss.nets.guided import GuidedTCN
 from mss.nets.spatial import SpatialSeparator
 from mss.nets.unet import UNet, UNetMasks
 from mss.nets.waveform import ConvTasNet, HDemucs
@@ -16,6 +17,7 @@ __all__ = [
     "ConvTasNet",
     "CrossBLSTM",
     "DeepClustering",
+    "GuidedTCN",
     "HDemucs",
     "Magnitudes",
     "SpatialSeparator",

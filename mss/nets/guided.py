@@ -1,0 +1,175 @@
+"""A temporal convolutional network that starts from the masks of a method without training, and learns what to change.
+
+A network that begins at nothing must learn from examples what is percussive and where a bass plays. One that is given the
+masks M of a method that knows (`mss.classical.rhythm_section`) adds to their logarithms:
+
+    V_j = softmax_j(log M_j + y_j) |X|,    y = network(|X|^p, M).
+
+As its last layer starts at 0, it starts at the method, and falls back to it where the music is like nothing it has learned on.
+The method says which bin is whose within a band of frequency, the network how bands change with time: it sees the means over
+bands of a fraction of an octave, and what it adds is interpolated between their centres. So it cannot learn the fine spectra
+of single instruments by heart, which a network taught with synthetic music otherwise does.
+
+Of each frame: a linear layer with batch normalisation and tanh; then, over time, residual dilated convolutions (Bai et al.
+2018); then, from what goes into them and what comes out, two linear layers, as in Open-Unmix (Stöter et al. 2019). It looks at
+finitely many frames, so songs of any length pass through in blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mss.filters import ratio_mask
+from mss.nets.blocks import mean_and_std
+from mss.spec import options_of
+
+__all__ = ["GuidedTCN"]
+
+LEAST_SHARE = 1e-3  # of a target in the masks to start from: from 0 there is no way back
+LEAST_MAGNITUDE = 1e-8  # where a root has no slope
+
+
+class GuidedTCN(nn.Module):
+    """Estimator: X (b, c, f, k) complex -> V (b, n, c, f, k), which add up to |X|.
+
+    Args:
+        guide: X -> V (b, n, c, f, k), a method without training, with a finite `context`.
+        targets: number of them.
+        bins: of the spectra.
+        channels: of the spectra.
+        hidden: width of all layers.
+        dilations: of the convolutions over time, of three taps each; the frames looked at on either side are their sum.
+        dropout: after each of them.
+        bands: of an octave; at low frequencies a band is a bin.
+        max_bin: the network sees the bands that begin below this bin; None: all.
+        power: magnitudes are taken to it: loudness rather than amplitude.
+    """
+
+    def __init__(
+        self,
+        guide: Callable[[Tensor], Tensor],
+        targets: int,
+        *,
+        bins: int = 2049,
+        channels: int = 1,
+        hidden: int = 384,
+        dilations: Sequence[int] = (1, 2, 4, 8, 16),
+        dropout: float = 0.3,
+        bands: int = 24,
+        max_bin: int | None = None,
+        power: float = 0.3,
+    ) -> None:
+        super().__init__()
+        if max_bin is not None and not 0 < max_bin <= bins:
+            raise ValueError(f"max_bin must be between 1 and bins = {bins}, or None, not {max_bin}")
+        if targets < 2:
+            raise ValueError(f"masks share the mixture among targets: there must be two or more, not {targets}")
+        self.guide = guide
+        self.targets = targets
+        self.bins = bins
+        self.channels = channels
+        self.hidden = hidden
+        self.dilations = tuple(dilations)
+        self.dropout = dropout
+        self.bands = bands
+        self.max_bin = max_bin
+        self.power = power
+
+        starts = band_starts(bins, bands)
+        pool, spread = band_matrices(starts, bins)
+        self.register_buffer("pool", pool, persistent=False)  # (bands, f)
+        self.register_buffer("spread", spread, persistent=False)  # (f, bands)
+        seen = sum(start < (max_bin or bins) for start in starts)
+        self.register_buffer("input_mean", torch.zeros(seen))  # subtracted
+        self.register_buffer("input_scale", torch.ones(seen))  # divided by
+        self.encode = nn.Sequential(
+            nn.Conv1d(targets * channels * seen, hidden, 1, bias=False),  # the magnitudes, and all masks but the last
+            nn.BatchNorm1d(hidden),
+            nn.Tanh(),
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv1d(hidden, hidden, 3, dilation=d, padding=d, bias=False),
+                nn.BatchNorm1d(hidden),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+            )
+            for d in self.dilations
+        )
+        self.decode = nn.Sequential(
+            nn.Conv1d(2 * hidden, hidden, 1, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Conv1d(hidden, targets * channels * len(starts), 1),
+        )
+        nn.init.zeros_(self.decode[-1].weight)
+        nn.init.zeros_(self.decode[-1].bias)
+
+    @property
+    def context(self) -> int | None:
+        """Frames on either side; None where the guide needs all."""
+        function, options = options_of(self.guide)
+        context = getattr(function, "context", None)
+        frames = context(**options) if callable(context) else context
+        return None if frames is None else frames + sum(self.dilations)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """(b, c, f, k) complex -> (b, n, c, f, k)."""
+        if tuple(X.shape[1:3]) != (self.channels, self.bins):
+            raise ValueError(
+                f"this network is for {self.channels} channels of {self.bins} bins, not {tuple(X.shape[1:3])}: "
+                "build it with channels and bins of the data and the transform"
+            )
+        with torch.no_grad():
+            masks = ratio_mask(self.guide(X)).clamp_min(LEAST_SHARE)  # (b, n, c, f, k)
+        if masks.shape[1] != self.targets:
+            raise ValueError(f"the guide gives {masks.shape[1]} targets, not {self.targets}")
+        magnitude = X.abs()
+        loudness = (self._loudness(magnitude) - self.input_mean.unsqueeze(-1)) / self.input_scale.unsqueeze(-1)
+        shares = 2 * (self.pool @ masks[:, :-1])[..., : len(self.input_mean), :] - 1
+        known = torch.cat([loudness.unsqueeze(1), shares], 1).flatten(1, 3)  # (b, n c bands, k)
+        encoded = self.encode(known)  # (b, h, k)
+        x = encoded
+        for block in self.blocks:
+            x = x + block(x)
+        y = self.decode(torch.cat([encoded, x], 1)).unflatten(
+            1, (self.targets, self.channels, -1)
+        )  # (b, n, c, bands, k)
+        return (masks.log() + self.spread @ y).softmax(1) * magnitude.unsqueeze(1)
+
+    @torch.no_grad()
+    def fit_input(self, spectra: Iterable[Tensor]) -> None:
+        """Sets the scaling by the mean and deviation of each band of mixtures X (b, c, f, k), channels averaged."""
+        mean, std = mean_and_std(self._loudness(X.abs()).mean(1) for X in spectra)
+        self.input_mean.copy_(mean)
+        self.input_scale.copy_(std)
+
+    def _loudness(self, magnitude: Tensor) -> Tensor:
+        """(b, c, f, k) -> (b, c, bands seen, k)."""
+        return (self.pool @ (magnitude + LEAST_MAGNITUDE).pow(self.power))[..., : len(self.input_mean), :]
+
+
+def band_starts(bins: int, per_octave: int) -> list[int]:
+    """The first bin of each band of 1 / per_octave of an octave; a band has at least one bin."""
+    starts = [0]
+    while (after := starts[-1] + max(1, round(starts[-1] * (2 ** (1 / per_octave) - 1)))) < bins:
+        starts.append(after)
+    return starts
+
+
+def band_matrices(starts: Sequence[int], bins: int) -> tuple[Tensor, Tensor]:
+    """(bands, f), the mean over each band, and (f, bands), linear between the bands' centres and constant beyond them."""
+    edges = torch.tensor([*starts, bins])
+    k = torch.arange(bins)
+    inside = (k >= edges[:-1, None]) & (k < edges[1:, None])
+    pool = inside / inside.sum(1, keepdim=True)
+    centres = (edges[:-1] + edges[1:] - 1) / 2
+    right = torch.searchsorted(centres, k.to(centres), right=True).clamp(1, len(starts) - 1)
+    share = ((k - centres[right - 1]) / (centres[right] - centres[right - 1])).clamp(0, 1)
+    spread = torch.zeros(bins, len(starts))
+    spread[k, right - 1] = 1 - share
+    spread[k, right] = share
+    return pool, spread
