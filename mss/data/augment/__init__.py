@@ -1,6 +1,6 @@
 """Augmentation of stems, on their device, before they are summed to a mixture."""
 
-from mss.data.augment.base import Augment, Augmentation
+from mss.data.augment.base import Augment, Augmentation, Only
 from mss.data.augment.dynamics import Clip, Compression, Distortion
 from mss.data.augment.levels import ChannelSwap, Drop, Gain, Leak, Level, Pan, Polarity, Remix, Shift, Width
 from mss.data.augment.pitch import PitchTempo, Speed
@@ -20,6 +20,7 @@ __all__ = [
     "Leak",
     "Level",
     "LowPass",
+    "Only",
     "Pan",
     "PitchTempo",
     "Polarity",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Augment", "Augmentation"]
+__all__ = ["Augment", "Augmentation", "Only"]
 
 
 class Augmentation(nn.Module):
@@ -48,6 +48,36 @@ class Augmentation(nn.Module):
     def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """All of x, (r, c, t) stems or (r, s, c, t) items, changed; contiguous."""
         raise NotImplementedError
+
+
+class Only(nn.Module):
+    """An augmentation of some stems; the others stay as they are.
+
+    Args:
+        step: what is done to them.
+        stems: their places on the stems' axis.
+
+    Example:
+        >>> Only(LowPass(p=0.4), stems=[1])              # of drums, bass, other and vocals the bass
+    """
+
+    def __init__(self, step: nn.Module, stems: Sequence[int]) -> None:
+        super().__init__()
+        self.step = step
+        self.stems = tuple(stems)
+
+    def forward(self, stems: Tensor, generator: torch.Generator) -> Tensor:
+        """(b, s, c, t) -> the same shape."""
+        if any(not 0 <= place < stems.shape[1] for place in self.stems):
+            raise ValueError(f"stems {list(self.stems)} of {stems.shape[1]} stems: give their places, from 0 on")
+        places = list(self.stems)
+        own = stems[:, places]
+        changed = self.step(own, generator)
+        if changed is own:
+            return stems
+        result = stems.clone()
+        result[:, places] = changed
+        return result
 
 
 class Augment(nn.Module):
