@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Options", "main", "train"]
 
 # options that take what those take whom they name
-FREE = ("data.synthetic", "separator", "network", "wrap", "losses", "optimizer", "schedule", "wandb")
+FREE = ("data.synthetic", "separator", "network", "filter", "wrap", "losses", "optimizer", "schedule", "wandb")
 GIVEN = ("self", "targets", "sample_rate", "seed")  # arguments of the data that follow from the rest
 
 
@@ -43,6 +43,7 @@ class Options:
         data: arguments of `mss.data.DataModule`; data.root is the folder of the data set.
         separator: what is trained, as `mss.build` takes it.
         network: one that the separator has, as ${network}, once or more often.
+        filter: of the separator in the end, where it is to be another than in training, as `mss.build` takes it.
         wrap: what is put around it in the end, from the inside out, e.g. {WithResidual: {name: accompaniment}}.
         classes: what deep clustering is to tell apart, where that is not what the separator calls its targets.
         losses: name -> weight, or name -> {weight: 1, options} (`mss.training.losses`).
@@ -71,6 +72,7 @@ class Options:
     data: dict[str, Any] = field(default_factory=dict)
     separator: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
+    filter: dict[str, Any] | None = None
     wrap: dict[str, Any] = field(default_factory=dict)
     classes: list[str] | None = None
     losses: dict[str, Any] = field(default_factory=dict)

@@ -209,3 +209,21 @@ def test_experiments_of_ones_own_are_found(run, tmp_path):
     )
     assert run("--config-dir", str(tmp_path / "conf"), "experiment=mine", *SHORT) == 0
     assert checkpoint.read_header(tmp_path / "run" / "best.safetensors")["config"]["network"]["hidden"] == 8
+
+
+def test_the_filter_in_the_end_may_be_another(run, tmp_path, capfd):
+    tiny = ["experiment=cpu_unet", *TINY["cpu_unet"], *SHORT]
+    assert run(*tiny) == 0
+    softer = mss.load(tmp_path / "run" / "best.safetensors").separator
+    assert softer.filter.keywords["power"] == 0.8
+    (tmp_path / "run").rename(tmp_path / "softer")
+    assert run(*tiny, "filter=null") == 0
+    plain = mss.load(tmp_path / "run" / "best.safetensors").separator
+    assert plain.filter.keywords.get("power", 1) == 1
+    assert all(
+        torch.equal(a, b) for a, b in zip(plain.state_dict().values(), softer.state_dict().values(), strict=True)
+    )
+    capfd.readouterr()
+    described = "filter={_target_: mss.filters.softmask, _partial_: true}"
+    assert run("experiment=convtasnet", *TINY["convtasnet"], *SHORT, described, "out=other") == USAGE
+    assert "filter: a ConvTasNet has none, only a SpectralSeparator has" in capfd.readouterr().err

@@ -20,6 +20,7 @@ from mss.apps.provenance import commit, environment
 from mss.cli import FAILED, INTERRUPTED, UsageError, complain
 from mss.data import augment
 from mss.data.datamodule import DataModule
+from mss.separator import SpectralSeparator
 from mss.spec import build, spec
 from mss.training import setup
 from mss.training.callbacks import BestSeparator, Examples, Lines
@@ -61,7 +62,7 @@ class Run:
         lightning.seed_everything(options.seed, verbose=False)
         try:
             self.separator: Separator = build(options.separator)
-            self.finished = wrapped(self.separator, options.wrap)
+            self.finished = wrapped(filtered(self.separator, options.filter), options.wrap)
             self.data = self._data()
             self.module = self._module()
             self._try_an_excerpt()
@@ -211,6 +212,22 @@ class Run:
         )
         print(f"use it: python -m mss.separate song.mp3 --model {path}")
         print(f"score it: python -m mss.evaluate data={self.options.data['root'] or 'FOLDER'} separator={path}")
+
+
+def filtered(separator: Separator, described: dict[str, Any] | None) -> Separator:
+    """The separator with another filter, the same estimator in it."""
+    if described is None:
+        return separator
+    if not isinstance(separator, SpectralSeparator):
+        raise UsageError(f"filter: a {type(separator).__name__} has none, only a SpectralSeparator has")
+    return SpectralSeparator(
+        separator.estimator,
+        separator.targets,
+        sample_rate=separator.sample_rate,
+        transform=separator.transform,
+        filter=build(described),
+        phase=separator.phase,
+    )
 
 
 def wrapped(separator: Separator, wrap: dict[str, Any]) -> Separator:
