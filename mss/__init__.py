@@ -1,8 +1,8 @@
 """Musical source separation: a finished recording in, its stems out.
 
 >>> import mss
->>> separator = mss.load("spleeter-2stems")
->>> vocals, accompaniment = separator(mixture)[0]      # mixture (1, channel, sample), torch
+>>> separator = mss.load("four-stems")
+>>> vocals, drums, bass, other = separator(mixture)[0]  # mixture (1, channel, sample), torch
 
 Names are imported when first used, so that `python -m mss.separate --help` need not wait for torch.
 """

@@ -90,8 +90,8 @@ def start_torch() -> None:
         except AttributeError:  # a libc without it (musl)
             return
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-        mallopt(mmap_threshold, 1 << 28)
-        mallopt(trim_threshold, 1 << 29)
+        mallopt(mmap_threshold, 1 << 26)
+        mallopt(trim_threshold, 1 << 27)
 
 
 def pick_device(name: str) -> torch.device:

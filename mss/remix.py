@@ -18,7 +18,7 @@ from mss.apps.balance import Balance, is_setting, parse, weights
 from mss.apps.jobs import Job, check_template, find_inputs, plan
 from mss.apps.options import (
     DEFAULT_MODEL,
-    FOUR_STEMS,
+    TWO_STEMS,
     add_device,
     add_model,
     add_output,
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("inputs", nargs="*", metavar="song|setting", help=text)
     add("--karaoke", action="store_true", help="the same as vocals=-inf")
-    add_model(p, None, f"{DEFAULT_MODEL}, or {FOUR_STEMS} where its stems are named")
+    add_model(p, None, f"{DEFAULT_MODEL}, or {TWO_STEMS} where its accompaniment is named")
     add_device(p)
     add("-o", "--out", type=Path, default=Path("remixed"), metavar="PATH", help="folder or file (default %(default)s)")
 
@@ -220,7 +220,7 @@ def model_for(balance: Balance) -> str:
     """The first of the usual models that has all stems whose names are in a balance."""
     from mss.zoo import PRETRAINED
 
-    for model in (DEFAULT_MODEL, FOUR_STEMS):
+    for model in (DEFAULT_MODEL, TWO_STEMS):
         with contextlib.suppress(UsageError):
             weights(balance, PRETRAINED[model].targets, rest=True, where=model)
             return model

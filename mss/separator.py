@@ -70,7 +70,8 @@ class SpectralSeparator(nn.Module):
         estimator: X (b, c, f, k) complex -> V (b, n, c, f, k) real >= 0, what each target weighs in each bin; or, for the
             filter `as_is`, the targets' spectra Y themselves. It may say
             what it looks at: `context`, frames on either side of a frame (None, the default: all of them; a function
-            may carry a callable of its own options), and `grid`, frames: moving X by a multiple of it moves V. One that
+            may carry a callable of its own options), `grid`, frames: moving X by a multiple of it moves V, and `block`,
+            frames: it needs so much memory that it should not see many more at a time. One that
             needs the whole song, but little of each frame, can say so by `scans`, true: then `scan` makes of blocks
             of X what V needs to know for each of them, and `finish` makes V of a block of X and that.
         targets: the names of the n targets.
@@ -184,7 +185,8 @@ class SpectralSeparator(nn.Module):
     def _filtered(self, blocks: Iterable[Tensor], frames: int) -> Iterator[Tensor]:
         """What `stream` gives out, with the last frame's tail; `frames` of context."""
         grid = getattr(self.estimator, "grid", 1)
-        size, margin = self._rounded(max(self.BLOCK, 2 * frames)), -(-frames // grid) * grid
+        most = min(self.BLOCK, getattr(self.estimator, "block", self.BLOCK))
+        size, margin = self._rounded(max(most, 2 * frames)), -(-frames // grid) * grid
         spectra = self.transform.blocks(blocks, size)
         filtered = (self.filter(self.estimator(X)[..., own], X[..., own]) for X, own in _with_margin(spectra, margin))
         return self.transform.inverse_blocks(filtered)

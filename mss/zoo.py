@@ -60,7 +60,20 @@ class Pretrained:
         return facts | ({"warning": self.warning} if self.warning else {})
 
 
+WEIGHTS = Path(__file__).parent / "weights"  # those trained in this repository, in the wheel
+
 PRETRAINED = {
+    "four-stems": Pretrained(
+        targets=("vocals", "drums", "bass", "other"),
+        licence="MIT",
+        source="spleeter-2stems for the vocals, a GuidedTCN of this repository's for what it leaves (docs/four_stems.md)",
+        training_data="songs of Deezer's, not published, for the vocals; for the rest synthetic songs and recordings under "
+        "CC0, CC BY and MIT licences",
+        make=lambda: Cascade(
+            load("spleeter-2stems"), checkpoint.load(WEIGHTS / "four-stems.safetensors"), stem="accompaniment"
+        ),
+        kept=False,
+    ),
     "spleeter-2stems": Pretrained(
         targets=("vocals", "accompaniment"),
         licence="MIT",

@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from mss.apps.options import DEFAULT_MODEL
+
 MODEL = "spleeter-2stems"
 SONG_SECONDS = 240
 
@@ -46,12 +48,14 @@ def main() -> None:
 def bench(args: argparse.Namespace, folder: Path) -> str:
     """Runs both, in turn, and returns the report."""
     song = args.song or song_of(SONG_SECONDS, folder / "song.wav")
-    ours = [sys.executable, "-m", "mss.separate", str(song), "-o", str(folder), "-q", "--float32"]
+    separate = [sys.executable, "-m", "mss.separate", "-o", str(folder), "-q", "--float32", "-n"]
+    ours = [*separate, MODEL, str(song)]
+    four = [*separate, DEFAULT_MODEL, str(song)]
     plainly = [sys.executable, __file__, "--plain", str(song), str(folder / "plain")]
-    times: dict[str, list[float]] = {"mss": [], "plain": []}
+    times: dict[str, list[float]] = {"mss": [], "plain": [], DEFAULT_MODEL: []}
     memory: dict[str, float] = {}
     for run in range(args.runs + 1):
-        for name, command in (("mss", ours), ("plain", plainly)):
+        for name, command in (("mss", ours), ("plain", plainly), (DEFAULT_MODEL, four)):
             seconds, megabytes = measured(command)
             if run:  # the first warms the disk's cache
                 times[name].append(seconds)
@@ -72,13 +76,15 @@ def bench(args: argparse.Namespace, folder: Path) -> str:
         f"plain / mss, ratio of medians: **{medians['plain'] / medians['mss']:.2f}**; "
         f"largest difference of a sample: {difference:.1e}",
         "",
+        f"{DEFAULT_MODEL} is **{length_of(song) / medians[DEFAULT_MODEL]:.1f}** times faster than real time.",
+        "",
     ]
     if args.minutes:
-        lines += ["| minutes | s | peak MB |", "|---|---|---|"]
-        for minutes in args.minutes:
+        lines += ["| minutes | model | s | peak MB |", "|---|---|---|---|"]
+        for minutes, model in itertools.product(args.minutes, (MODEL, DEFAULT_MODEL)):
             long = song_of(minutes * 60, folder / "long.wav")
-            seconds, megabytes = measured([*ours[:3], str(long), "-o", str(folder / "long"), "-q"])
-            lines.append(f"| {minutes:g} | {seconds:.1f} | {megabytes:.0f} |")
+            seconds, megabytes = measured([*separate, model, str(long)])
+            lines.append(f"| {minutes:g} | {model} | {seconds:.1f} | {megabytes:.0f} |")
     return "\n".join(lines) + "\n"
 
 

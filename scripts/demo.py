@@ -27,7 +27,7 @@ def main() -> int:
     if code:
         return code
     mixture, drums, bass, other, vocals = read_stems(song)[0]
-    truth = {"vocals": vocals, "accompaniment": drums + bass + other}
+    truth = {"vocals": vocals, "drums": drums, "bass": bass, "other": other}
     estimates = {name: read(out / f"{name}.wav")[0] for name in truth}
     rate = read(out / "vocals.wav")[1]
     write(out / "mixture.wav", mixture, rate, encoding=Encoding("wav", "float32"))

@@ -190,7 +190,7 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
 def test_unknown_names_suggest_the_nearest():
     with pytest.raises(zoo.UnknownModelError, match=r"no model 'spleeter2stem': did you mean spleeter-2stems"):
         mss.load("spleeter2stem")
-    with pytest.raises(zoo.UnknownModelError, match=r"known are spleeter-2stems, .*hpss"):
+    with pytest.raises(zoo.UnknownModelError, match=r"known are four-stems, spleeter-2stems, .*hpss"):
         mss.load("qqqqqq")
 
 

@@ -258,11 +258,12 @@ def write_new(path: Path, x: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("settings", "model"),
     [
-        (["vocals=+6dB"], "spleeter-2stems"),
-        (["no_vocals=-3", "pan.rest=5"], "spleeter-2stems"),
-        (["vocals=+6dB", "drums=-inf", "other=0dB", "pan.vocals=-20"], "hybrid_4stems"),
-        (["pan.bass=10"], "hybrid_4stems"),
-        (["kazoo=1"], "spleeter-2stems"),
+        (["vocals=+6dB"], "four-stems"),
+        (["no_vocals=-3", "pan.rest=5"], "four-stems"),
+        (["vocals=+6dB", "drums=-inf", "other=0dB", "pan.vocals=-20"], "four-stems"),
+        (["pan.bass=10"], "four-stems"),
+        (["accompaniment=+3", "vocals=-3"], "spleeter-2stems"),
+        (["kazoo=1"], "four-stems"),
     ],
 )
 def test_without_a_model_the_first_that_has_the_stems_is_taken(settings, model):

@@ -13,8 +13,8 @@ from mss.cli import UsageError
 if TYPE_CHECKING:
     from mss.audio import Encoding
 
-DEFAULT_MODEL = "spleeter-2stems"
-FOUR_STEMS = "hybrid_4stems"  # where drums, bass or other are asked for
+DEFAULT_MODEL = "four-stems"
+TWO_STEMS = "spleeter-2stems"  # where its accompaniment is asked for
 PAGE_SECONDS, LONGEST_PAGE = 60.0, 600.0  # of a song; ten minutes of five stems are a gigabyte in a browser
 LIMIT = 1e9  # of all numbers; in seconds thirty years
 HIGHEST = {"mp3": 320, "ogg": 2000, "opus": 2000, "m4a": 4000}  # kbit/s of the lossy formats

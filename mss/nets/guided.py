@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -47,6 +48,8 @@ class GuidedTCN(nn.Module):
         max_bin: the network sees the bands that begin below this bin; None: all.
         power: magnitudes are taken to it: loudness rather than amplitude.
     """
+
+    block = 128  # frames; of stereo and three targets 20 MB for each tensor
 
     def __init__(
         self,
@@ -124,7 +127,7 @@ class GuidedTCN(nn.Module):
                 "build it with channels and bins of the data and the transform"
             )
         with torch.no_grad():
-            masks = ratio_mask(self.guide(X)).clamp_min(LEAST_SHARE)  # (b, n, c, f, k)
+            masks = ratio_mask(self.guide(X)).clamp_min_(LEAST_SHARE)  # (b, n, c, f, k)
         if masks.shape[1] != self.targets:
             raise ValueError(f"the guide gives {masks.shape[1]} targets, not {self.targets}")
         magnitude = X.abs()
@@ -138,7 +141,10 @@ class GuidedTCN(nn.Module):
         y = self.decode(torch.cat([encoded, x], 1)).unflatten(
             1, (self.targets, self.channels, -1)
         )  # (b, n, c, bands, k)
-        return (masks.log() + self.spread @ y).softmax(1) * magnitude.unsqueeze(1)
+        V = (
+            (self.spread @ y).add_(masks.log_()).softmax(1)
+        )  # in place: these are by far the largest of all tensors here
+        return V * magnitude.unsqueeze(1) if torch.is_grad_enabled() else V.mul_(magnitude.unsqueeze(1))
 
     @torch.no_grad()
     def fit_input(self, spectra: Iterable[Tensor]) -> None:
@@ -161,15 +167,17 @@ def band_starts(bins: int, per_octave: int) -> list[int]:
 
 
 def band_matrices(starts: Sequence[int], bins: int) -> tuple[Tensor, Tensor]:
-    """(bands, f), the mean over each band, and (f, bands), linear between the bands' centres and constant beyond them."""
-    edges = torch.tensor([*starts, bins])
-    k = torch.arange(bins)
+    """(bands, f), the mean over each band, and (f, bands), linear between the bands' centres and constant beyond them.
+
+    By NumPy: on torch's device "meta", on which checkpoints are built, this would import half of its compiler.
+    """
+    edges, k = np.array([*starts, bins]), np.arange(bins)
     inside = (k >= edges[:-1, None]) & (k < edges[1:, None])
-    pool = inside / inside.sum(1, keepdim=True)
-    centres = (edges[:-1] + edges[1:] - 1) / 2
-    right = torch.searchsorted(centres, k.to(centres), right=True).clamp(1, len(starts) - 1)
-    share = ((k - centres[right - 1]) / (centres[right] - centres[right - 1])).clamp(0, 1)
-    spread = torch.zeros(bins, len(starts))
+    pool = (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+    centres = ((edges[:-1] + edges[1:] - 1) / 2).astype(np.float32)
+    right = np.searchsorted(centres, k, side="right").clip(1, len(starts) - 1)
+    share = ((k - centres[right - 1]).astype(np.float32) / (centres[right] - centres[right - 1])).clip(0, 1)
+    spread = np.zeros((bins, len(starts)), np.float32)
     spread[k, right - 1] = 1 - share
     spread[k, right] = share
-    return pool, spread
+    return torch.from_numpy(pool), torch.from_numpy(spread)

@@ -1,0 +1,101 @@
+"""The model that separates when nothing else is asked for, and the recipe that its own weights were made by."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import mss
+from mss import checkpoint, train, zoo
+from mss.audio import Encoding, write
+from mss.wrappers import stream
+from tests.conftest import ROOT, sdr
+
+NAMES = ("vocals", "drums", "bass", "other")
+WEIGHTS = zoo.WEIGHTS / "four-stems.safetensors"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return mss.load("four-stems")
+
+
+@pytest.fixture(scope="module")
+def estimates(model, excerpt):
+    with torch.inference_mode():
+        return dict(zip(NAMES, model(excerpt["mixture"][None])[0], strict=True))
+
+
+def test_its_stems_add_up_to_the_song(model, estimates, excerpt):
+    assert model.targets == NAMES
+    rest = sum(estimates.values()) - excerpt["mixture"]
+    assert float(rest.abs().max()) < 1e-4
+
+
+@torch.inference_mode()
+def test_its_vocals_are_those_of_its_first_stage(estimates, excerpt):
+    two = mss.load("spleeter-2stems")(excerpt["mixture"][None])[0]
+    torch.testing.assert_close(estimates["vocals"], two[0])
+
+
+@torch.inference_mode()
+def test_it_is_better_than_its_guide_on_real_music(estimates, excerpt):
+    guide = dict(zip(NAMES, mss.load("hybrid_4stems")(excerpt["mixture"][None])[0], strict=True))
+    gains = [sdr(excerpt[name], estimates[name]) - sdr(excerpt[name], guide[name]) for name in NAMES[1:]]
+    assert sum(gains) / 3 > 0.2, gains
+    for name in NAMES:
+        loud = 10 * torch.log10(estimates[name].square().mean() / excerpt[name].square().mean())
+        assert abs(float(loud)) < 6, (name, float(loud))  # neither silent nor all of the song
+
+
+@torch.inference_mode()
+def test_a_song_in_blocks_is_the_song_at_once(model, excerpt):
+    song = excerpt["mixture"][None].repeat(1, 1, 4)  # longer than a block
+    blocks = torch.cat(list(stream(model, song.split(100_003, -1))), -1)
+    torch.testing.assert_close(blocks, model(song), atol=1e-4, rtol=1e-3)
+
+
+def test_its_file_is_small_and_says_what_it_was_made_of():
+    assert WEIGHTS.stat().st_size < 20e6
+    header = checkpoint.outline(WEIGHTS)[0]
+    assert header["licence"] == "MIT"
+    assert "CC0" in header["training_data"]
+    assert header["targets"] == list(NAMES[1:])
+    text = json.dumps(header)
+    assert not any(place in text for place in ("/tmp/", "/home/", "/root/", "/work/"))
+
+
+def test_the_recipe_builds_what_the_weights_are_of():
+    recipe = yaml.safe_load((ROOT / "conf" / "experiment" / "four_stems.yaml").read_text())
+    built = mss.build(recipe["separator"])
+    ours = {f"separator.{name}": value.shape for name, value in built.state_dict().items()}
+    kept = {name: value.shape for name, value in load_file(WEIGHTS).items()}
+    assert {name.removeprefix("separator.") for name in kept} == {name.removeprefix("separator.") for name in ours}
+    assert sorted(map(tuple, kept.values())) == sorted(map(tuple, ours.values()))
+
+
+def test_the_recipe_gives_the_same_weights_twice(tmp_path):
+    generator = torch.Generator().manual_seed(5)
+    for song in ("a", "b", "mdn-funk"):
+        for stem in ("drums", "bass", "other", "vocals"):
+            path = tmp_path / "songs" / song / f"{stem}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, 0.1 * torch.randn(2, 4 * 44100, generator=generator), 44100, encoding=Encoding("wav", "int16"))
+    results = []
+    for out in ("one", "two"):
+        arguments = (
+            "data.synthetic=null",
+            "data.extra_share=null",
+            "data.batch_size=2",
+            "data.per_track=2",
+            "data.seconds=1",
+        )
+        arguments += ("trainer.max_epochs=1", f"out={tmp_path / out}", f"data.cache={tmp_path / 'cache'}", "quiet=true")
+        assert train.main(["experiment=four_stems", f"data.root={tmp_path / 'songs'}", *arguments]) == 0
+        results.append(load_file(tmp_path / out / "best.safetensors"))
+    one, two = results
+    assert one.keys() == two.keys()
+    assert all(bool((one[name] == two[name]).all()) for name in one)
+    assert any(float(value.abs().max()) > 0 for name, value in one.items() if name.endswith("decode.3.weight"))
