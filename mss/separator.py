@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, tee
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
@@ -22,7 +22,7 @@ from mss.transforms import STFT
 if TYPE_CHECKING:
     from mss.transforms import CQT
 
-__all__ = ["Separator", "SpectralSeparator", "context_of", "grid_of", "no_longer", "require_mixture"]
+__all__ = ["Separator", "SpectralSeparator", "context_of", "copies", "grid_of", "no_longer", "require_mixture"]
 
 LOCAL = (as_is, softmask, binary_mask, mixture_phase)  # filters that look at one bin at a time
 
@@ -194,7 +194,7 @@ class SpectralSeparator(nn.Module):
     def _scanned(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """The same for an estimator that scans."""
         size = self._rounded(self.BLOCK)
-        ahead, behind = (self.transform.blocks(copy, size) for copy in tee(blocks))
+        ahead, behind = (self.transform.blocks(copy, size) for copy in copies(blocks))
         found = zip(self.estimator.scan(ahead), behind, strict=True)
         return self.transform.inverse_blocks(self.filter(self.estimator.finish(X, state), X) for state, X in found)
 
@@ -202,6 +202,26 @@ class SpectralSeparator(nn.Module):
         """Up to a multiple of the grid."""
         grid = self.grid // self.transform.hop
         return -(-frames // grid) * grid
+
+
+def copies(blocks: Iterable[Tensor], count: int = 2) -> tuple[Iterator[Tensor], ...]:
+    """Iterators over the same blocks. They keep what one of them has yet to give and no more: `itertools.tee` keeps up to 57
+    blocks that all have given, and with stems of 12 s that is a gigabyte."""
+    source = iter(blocks)
+    waiting: list[deque[Tensor]] = [deque() for _ in range(count)]
+
+    def one(own: deque[Tensor]) -> Iterator[Tensor]:
+        while True:
+            if not own:
+                block = next(source, None)
+                if block is None:
+                    return
+                for queue in waiting:
+                    queue.append(block)
+                del block
+            yield own.popleft()
+
+    return tuple(one(own) for own in waiting)
 
 
 def no_longer(process: Callable[[Iterable[Tensor]], Iterable[Tensor]], blocks: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import tee
 from typing import ClassVar
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from mss.filters import as_is
 from mss.layouts import LAYOUTS
-from mss.separator import Separator, SpectralSeparator, require_mixture
+from mss.separator import Separator, SpectralSeparator, copies, require_mixture
 from mss.surround import HIGH_PASS, Convolution, decorrelators, linkwitz_riley, low_frequencies
 from mss.transforms import STFT
 from mss.wrappers import aligned, stream
@@ -121,7 +120,7 @@ class Upmixer(nn.Module):
 
     def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Like `forward` on the blocks (b, 2, t) put together; memory is bounded where the separator's is."""
-        low, copy = tee(self._but_low(blocks))
+        low, copy = copies(self._but_low(blocks))
         names = [name for name in self.channels if name != "LFE"]
         at = [names.index(name) if name in names else len(names) for name in self.channels]
         for y, lfe in aligned(low, self._low(copy)):
@@ -129,7 +128,7 @@ class Upmixer(nn.Module):
 
     def _but_low(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """All channels but the LFE."""
-        waves, copy = tee(self._with_stems(blocks))
+        waves, copy = copies(self._with_stems(blocks))
         behind = [name for name in self.channels if name[1:] in ("s", "b")]
         scatter = Convolution(decorrelators(behind, self.sample_rate))
         for wave, sends in aligned(waves, self._sends.stream(copy)):
@@ -153,7 +152,7 @@ class Upmixer(nn.Module):
 
     def _with_stems(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """The mixture and below it the stems: (b, 2 + 2 n, t)."""
-        mixture, copy = tee(_stereo(blocks))
+        mixture, copy = copies(_stereo(blocks))
         if self.separator is None:
             yield from mixture
             return

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice, tee
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mss.separator import Separator, context_of, grid_of
+from mss.separator import Separator, context_of, copies, grid_of
 from mss.transforms import STFT
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Shifted(Wrapper):
 
     def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         delays = self._delays
-        streams = [self._delayed(copy, delay) for copy, delay in zip(tee(blocks, len(delays)), delays, strict=True)]
+        streams = [self._delayed(copy, delay) for copy, delay in zip(copies(blocks, len(delays)), delays, strict=True)]
         yield from (sum(estimates) / self.shifts for estimates in aligned(*streams))
 
     def _delayed(self, blocks: Iterable[Tensor], delay: int) -> Iterator[Tensor]:
@@ -234,8 +234,8 @@ class Ensemble(nn.Module):
         return self._mean([separator(mixture) for separator in self.separators])
 
     def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        copies = tee(blocks, len(self.separators))
-        streams = [stream(separator, copy) for separator, copy in zip(self.separators, copies, strict=True)]
+        shared = copies(blocks, len(self.separators))
+        streams = [stream(separator, copy) for separator, copy in zip(self.separators, shared, strict=True)]
         yield from (self._mean(estimates) for estimates in aligned(*streams))
 
     def _mean(self, estimates: Sequence[Tensor]) -> Tensor:
@@ -261,7 +261,7 @@ class WithResidual(Wrapper):
         return self._append(mixture, self.separator(mixture))
 
     def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        mixture, copy = tee(blocks)
+        mixture, copy = copies(blocks)
         yield from (self._append(x, y) for x, y in aligned(mixture, stream(self.separator, copy)))
 
     @staticmethod
@@ -323,7 +323,7 @@ class Cascade(nn.Module):
         return self._insert(stems, self.then(stems[:, self._index]))
 
     def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        stems, copy = tee(stream(self.first, blocks))
+        stems, copy = copies(stream(self.first, blocks))
         parts = stream(self.then, (y[:, self._index] for y in copy))
         yield from (self._insert(whole, split) for whole, split in aligned(stems, parts))
 

@@ -1,5 +1,7 @@
 """The pipeline, the wrappers and the adapters: what they promise holds for separators with known behaviour."""
 
+import gc
+import weakref
 from functools import partial
 
 import pytest
@@ -9,7 +11,7 @@ from torch import nn
 import mss
 from mss.adapters import Resampled, Select, StereoPairs
 from mss.filters import wiener
-from mss.separator import SpectralSeparator, context_of
+from mss.separator import SpectralSeparator, context_of, copies
 from mss.transforms import STFT
 from mss.wrappers import Cascade, Chunked, Ensemble, Shifted, WithResidual, aligned, stream
 
@@ -249,3 +251,23 @@ def test_gradients_reach_every_parameter_of_a_network_in_training(generator):
     X = STFT(256, 64)(torch.randn(2, 2, 9000, generator=generator))
     estimator(X).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in estimator.parameters())
+
+
+def test_copies_of_a_stream_keep_no_block_that_all_have_given():
+    alive = weakref.WeakSet()
+
+    def blocks():
+        for number in range(80):
+            block = torch.full((1, 1, 4), float(number))
+            alive.add(block)
+            yield block
+
+    first, second = copies(blocks())
+    for number, (a, b) in enumerate(zip(first, second, strict=True)):
+        assert a is b
+        assert float(a[0, 0, 0]) == number
+        del a, b
+        gc.collect()
+        assert len(alive) <= 2, "itertools.tee has 57"
+    ahead, behind = copies(iter(range(5)))
+    assert list(ahead) == list(behind) == [0, 1, 2, 3, 4]
