@@ -22,7 +22,16 @@ from mss.transforms import STFT
 if TYPE_CHECKING:
     from mss.transforms import CQT
 
-__all__ = ["Separator", "SpectralSeparator", "context_of", "copies", "grid_of", "no_longer", "require_mixture"]
+__all__ = [
+    "Separator",
+    "SpectralSeparator",
+    "context_of",
+    "copies",
+    "frames_of_context",
+    "grid_of",
+    "no_longer",
+    "require_mixture",
+]
 
 LOCAL = (as_is, softmask, binary_mask, mixture_phase)  # filters that look at one bin at a time
 
@@ -47,6 +56,15 @@ class Separator(Protocol):
 def context_of(separator: Separator) -> float | None:
     """Seconds of context of a separator, None where it needs the whole song."""
     return getattr(separator, "context", None)
+
+
+def frames_of_context(estimator: Callable) -> int | None:
+    """Frames of context of an estimator: what a module says; what a function says of its own options."""
+    if isinstance(estimator, nn.Module):
+        return getattr(estimator, "context", None)
+    function, options = options_of(estimator)
+    context = getattr(function, "context", None)
+    return context(**options) if callable(context) else context
 
 
 def grid_of(separator: Separator) -> int:
@@ -162,11 +180,7 @@ class SpectralSeparator(nn.Module):
     def _frames_of_context(self) -> int | None:
         if not self._in_blocks:
             return None
-        if isinstance(self.estimator, nn.Module):
-            return getattr(self.estimator, "context", None)
-        function, options = options_of(self.estimator)
-        context = getattr(function, "context", None)
-        return context(**options) if callable(context) else context
+        return frames_of_context(self.estimator)
 
     def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Like `forward` on the blocks (b, c, t) put together, without an approximation.

@@ -25,12 +25,14 @@ from torch import Tensor, nn
 
 from mss.filters import ratio_mask
 from mss.nets.blocks import mean_and_std
-from mss.spec import options_of
+from mss.separator import frames_of_context
 
 __all__ = ["GuidedTCN"]
 
 LEAST_SHARE = 1e-3  # of a target in the masks to start from: from 0 there is no way back
-LEAST_MAGNITUDE = 1e-8  # where a root has no slope
+# Just above the noise of 16 bits in an STFT of 4096 points. Below, where a codec has cut a song off, there is rounding alone,
+# of which a root and a ratio would make much.
+LEAST_MAGNITUDE = 1e-3
 
 
 class GuidedTCN(nn.Module):
@@ -114,9 +116,7 @@ class GuidedTCN(nn.Module):
     @property
     def context(self) -> int | None:
         """Frames on either side; None where the guide needs all."""
-        function, options = options_of(self.guide)
-        context = getattr(function, "context", None)
-        frames = context(**options) if callable(context) else context
+        frames = frames_of_context(self.guide)
         return None if frames is None else frames + sum(self.dilations)
 
     def forward(self, X: Tensor) -> Tensor:
@@ -126,11 +126,12 @@ class GuidedTCN(nn.Module):
                 f"this network is for {self.channels} channels of {self.bins} bins, not {tuple(X.shape[1:3])}: "
                 "build it with channels and bins of the data and the transform"
             )
+        magnitude = X.abs()
         with torch.no_grad():
-            masks = ratio_mask(self.guide(X)).clamp_min_(LEAST_SHARE)  # (b, n, c, f, k)
+            heard = torch.where(magnitude > LEAST_MAGNITUDE, X, LEAST_MAGNITUDE)
+            masks = ratio_mask(self.guide(heard)).clamp_min_(LEAST_SHARE)  # (b, n, c, f, k)
         if masks.shape[1] != self.targets:
             raise ValueError(f"the guide gives {masks.shape[1]} targets, not {self.targets}")
-        magnitude = X.abs()
         loudness = (self._loudness(magnitude) - self.input_mean.unsqueeze(-1)) / self.input_scale.unsqueeze(-1)
         shares = 2 * (self.pool @ masks[:, :-1])[..., : len(self.input_mean), :] - 1
         known = torch.cat([loudness.unsqueeze(1), shares], 1).flatten(1, 3)  # (b, n c bands, k)
@@ -138,12 +139,10 @@ class GuidedTCN(nn.Module):
         x = encoded
         for block in self.blocks:
             x = x + block(x)
-        y = self.decode(torch.cat([encoded, x], 1)).unflatten(
-            1, (self.targets, self.channels, -1)
-        )  # (b, n, c, bands, k)
-        V = (
-            (self.spread @ y).add_(masks.log_()).softmax(1)
-        )  # in place: these are by far the largest of all tensors here
+        y = self.decode(torch.cat([encoded, x], 1))
+        y = y.unflatten(1, (self.targets, self.channels, -1))  # (b, n, c, bands, k)
+        # in place: these are by far the largest of all tensors here
+        V = (self.spread @ y).add_(masks.log_()).softmax(1)
         return V * magnitude.unsqueeze(1) if torch.is_grad_enabled() else V.mul_(magnitude.unsqueeze(1))
 
     @torch.no_grad()
@@ -155,7 +154,7 @@ class GuidedTCN(nn.Module):
 
     def _loudness(self, magnitude: Tensor) -> Tensor:
         """(b, c, f, k) -> (b, c, bands seen, k)."""
-        return (self.pool @ (magnitude + LEAST_MAGNITUDE).pow(self.power))[..., : len(self.input_mean), :]
+        return (self.pool @ magnitude.clamp_min(LEAST_MAGNITUDE).pow(self.power))[..., : len(self.input_mean), :]
 
 
 def band_starts(bins: int, per_octave: int) -> list[int]:
