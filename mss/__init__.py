@@ -26,6 +26,7 @@ _HOMES = {
     "Shifted": "mss.wrappers",
     "Refined": "mss.wrappers",
     "EachChannel": "mss.adapters",
+    "MidSide": "mss.adapters",
     "Resampled": "mss.adapters",
     "Select": "mss.adapters",
     "StereoPairs": "mss.adapters",

@@ -13,7 +13,7 @@ from mss.audio import resample, resample_blocks
 from mss.separator import Separator, context_of, grid_of, no_longer, require_mixture
 from mss.wrappers import Wrapper, stream
 
-__all__ = ["EachChannel", "Resampled", "Select", "StereoPairs"]
+__all__ = ["EachChannel", "MidSide", "Resampled", "Select", "StereoPairs"]
 
 
 class EachChannel(Wrapper):
@@ -36,6 +36,31 @@ class EachChannel(Wrapper):
 
     def _unfold(self, estimates: Tensor, channels: int) -> Tensor:
         return estimates.squeeze(2).unflatten(0, (-1, channels)).transpose(1, 2)  # (b, n, c, t)
+
+
+class MidSide(Wrapper):
+    """Gives a separator the half sum and the half difference of stereo instead of left and right.
+
+    What is panned to the middle, as voices, basses and kick drums are, is then in one channel alone, so a separator that takes
+    each channel for itself hears what is at the sides without them. Any other number of channels passes as it is.
+    """
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """(b, c, t) -> (b, n, c, t), any c."""
+        require_mixture(mixture)
+        return self._turned(self.separator(self._turned(mixture, 0.5)))
+
+    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        turned = (self._turned(block, 0.5) for block in blocks)
+        yield from (self._turned(y) for y in stream(self.separator, turned))
+
+    @staticmethod
+    def _turned(x: Tensor, scale: float = 1.0) -> Tensor:
+        """(..., 2, t), sum and difference of the channels; twice with half of them in between is where it was."""
+        if x.shape[-2] != 2:
+            return x
+        first, second = scale * x[..., 0, :], scale * x[..., 1, :]
+        return torch.stack([first + second, first - second], -2)
 
 
 class StereoPairs(Wrapper):

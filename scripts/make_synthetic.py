@@ -22,6 +22,7 @@ def main() -> int:
     p.add_argument("--singing", type=Path, help="folder of recorded singing; without it, the voice is synthesised")
     p.add_argument("--soundfont", type=Path, action="append", help=".sf2 file; may be given several times")
     p.add_argument("--hits", type=Path, help="folder of recorded drum hits, named after drums: snare_1.wav")
+    p.add_argument("--notes", type=Path, help="folder of recorded notes: <family>/<instrument>/<MIDI pitch>_1.flac")
     p.add_argument("--machines", type=float, default=0.0, help="share of drums and of basses that are made of formulae")
     p.add_argument("--distortion", type=float, default=0.0, help="share of electric guitars that are distorted")
     p.add_argument("--bass-corner", type=float, nargs=2, metavar=("LOW", "HIGH"), help="Hz, of a low pass for basses")
@@ -36,6 +37,7 @@ def main() -> int:
             composed=given.composed,
             singing=given.singing,
             hits=given.hits,
+            notes=given.notes,
             machines=given.machines,
             distortion=given.distortion,
             bass_corner=given.bass_corner,

@@ -19,6 +19,7 @@ from mss.data import TrackError, common_stems, find_tracks
 from mss.data import synthetic as module
 from mss.data._hits import Kit, recorded_hits
 from mss.data._machines import bass, drum_machine
+from mss.data._notes import Instrument, recorded_notes
 from mss.data._rendering import arranged, read_midi, render
 from mss.data._songs import Part, compose
 from mss.data._styles import STYLES
@@ -473,3 +474,78 @@ def test_basses_are_as_dark_as_they_are_wanted(soundfont):
     hz, power = spectrum(torch.stack([bright, dark])[:, None])
     above = 10 * (power[..., hz > 500].sum(-1) / power.sum(-1)).log10()
     assert above[1] < above[0] - 15
+
+
+def recorded(folder: Path, notes: dict[str, int]) -> Path:
+    """A folder of tones (family/instrument -> MIDI pitch of its only note) of half a second at 44.1 kHz, stereo."""
+    for name, pitch in notes.items():
+        (folder / name).mkdir(parents=True)
+        tone = torch.sin(2 * torch.pi * 440 * 2 ** ((pitch - 69) / 12) * torch.arange(22050) / 44100)
+        write(folder / name / f"{pitch}_1.wav", 0.3 * tone.expand(2, -1), 44100)
+    return folder
+
+
+def test_recorded_notes_are_played_at_their_pitches_and_end_in_time(tmp_path):
+    [takes] = recorded_notes(recorded(tmp_path, {"bass/one": 45}))["bass"]
+    wanted = [(0.0, 0.2, 45, 110), (0.6, 0.3, 50, 110), (1.2, 0.3, 40, 70), (1.8, 0.3, 60, 110), (2.4, 0.2, 26, 110)]
+    x = Instrument(takes, RATE).play(wanted, 4.0, random.Random(0))
+    assert x.shape == (4 * RATE,)
+    hz = torch.fft.rfftfreq(8 * RATE, 1 / RATE)
+    levels = []
+    # more than a fifth away, by octaves: 60 is played as 48, 26 as 38
+    for (onset, _, _, _), pitch in zip(wanted, (45, 50, 40, 48, 38), strict=True):
+        piece = x[round(onset * RATE) :][: round(0.2 * RATE)]
+        X = torch.fft.rfft(piece * torch.hann_window(len(piece)), 8 * RATE).abs()
+        assert float(hz[X.argmax()]) == pytest.approx(440 * 2 ** ((pitch - 69) / 12), rel=0.01)
+        levels.append(float(piece.abs().max()))
+    assert levels[0] == pytest.approx(1, rel=0.02)  # the peak of the take, for velocity 110
+    assert 20 * np.log10(levels[2] / levels[1]) == pytest.approx(-40 / 127 * 24, abs=0.3)
+    assert x[round(0.55 * RATE) : round(0.6 * RATE)].abs().max() < 0.1  # the first has ended before the second
+    assert x[round(3.4 * RATE) :].abs().max() == 0  # as have all in the end, without a click
+    assert (x[1:] - x[:-1]).abs().max() < 0.2
+    assert torch.equal(Instrument(takes, RATE).play(wanted, 4.0, random.Random(0)), x)
+
+
+def test_recorded_notes_are_told_apart_by_their_names(tmp_path):
+    recorded(tmp_path, {"bass/one": 40, "bass/two": 41, "piano/grand": 60})
+    (tmp_path / "saxophone" / "none").mkdir(parents=True)
+    found = recorded_notes(tmp_path)
+    assert {family: [list(takes) for takes in instruments] for family, instruments in found.items()} == {
+        "bass": [[40], [41]],
+        "piano": [[60]],
+    }
+    (tmp_path / "bass" / "one" / "c3.wav").touch()
+    with pytest.raises(TrackError, match=r"c3\.wav: a note's name begins with its MIDI pitch, as 45_1\.flac does"):
+        recorded_notes(tmp_path)
+    (tmp_path / "kazoo" / "one").mkdir(parents=True)
+    (tmp_path / "bass" / "one" / "c3.wav").unlink()
+    with pytest.raises(TrackError, match=r"kazoo: unknown family of instruments; there are piano, "):
+        recorded_notes(tmp_path)
+    with pytest.raises(TrackError, match="there is no such folder"):
+        recorded_notes(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrackError, match="no recorded notes in it"):
+        recorded_notes(tmp_path / "empty")
+
+
+def test_half_of_the_parts_are_played_with_recorded_notes(soundfont, tmp_path, monkeypatch):
+    folder = recorded(tmp_path, {"bass/one": 40})
+    rendered = []
+    monkeypatch.setattr(module, "render", lambda part, *_, **__: rendered.append(part.stem) or torch.ones(2, 4 * RATE))
+    songs = Synthetic([soundfont], sample_rate=RATE, notes=folder)
+    for number in range(12):
+        songs.song(number, 4)
+    assert 0 < rendered.count("bass") < 12
+    assert rendered.count("drums") == 12
+    assert torch.equal(songs.song(0, 4), songs.song(0, 4))
+
+
+def test_many_songs_are_written_by_several_processes_and_are_the_same(soundfont, tmp_path, monkeypatch):
+    songs = Synthetic([soundfont], sample_rate=RATE, seed=5)
+    here = songs.write(tmp_path / "here", songs=2, seconds=1.0)
+    monkeypatch.setattr(Synthetic, "MANY", 2)
+    there = songs.write(tmp_path / "there", songs=2, seconds=1.0)
+    assert [path.name for path in here] == [path.name for path in there]
+    for one, other in zip(here, there, strict=True):
+        for stem in STEMS:
+            assert (one / f"{stem}.wav").read_bytes() == (other / f"{stem}.wav").read_bytes()

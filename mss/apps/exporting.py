@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import mss
-from mss.adapters import EachChannel, Resampled, Select, StereoPairs
+from mss.adapters import EachChannel, MidSide, Resampled, Select, StereoPairs
 from mss.apps.exported import Analysed, Convolved, FromMagnitude, with_traced_lstm
 from mss.files import write_whole
 from mss.filters import mixture_phase, softmask, wiener
@@ -34,7 +34,7 @@ __all__ = ["TOLERANCE", "ExportError", "export", "without_wiener"]
 
 log = logging.getLogger(__name__)
 
-AROUND = (Chunked, EachChannel, Resampled, Select, Shifted, StereoPairs)  # in the order of work outside of the network
+AROUND = (Chunked, EachChannel, MidSide, Resampled, Select, Shifted, StereoPairs)  # in the order of work outside of the network
 TOLERANCE = 1e-4  # of the peak of the output
 OPSET = 18
 AXES = {"magnitude": ("batch", "channel", "bin", "frame"), "mixture": ("batch", "channel", "sample")}

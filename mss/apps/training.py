@@ -37,7 +37,7 @@ __all__ = ["Run"]
 
 log = logging.getLogger(__name__)
 LAST, BEST = "last.ckpt", "best.safetensors"
-WRAPPERS = ("Chunked", "EachChannel", "Shifted", "StereoPairs", "WithResidual")
+WRAPPERS = ("Chunked", "EachChannel", "MidSide", "Shifted", "StereoPairs", "WithResidual")
 
 
 class Run:

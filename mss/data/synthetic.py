@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import random
 import shutil
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from torch.utils.data import Dataset
 from mss.audio import EXTENSIONS, Encoding, info, read, resample, write
 from mss.data._hits import recorded_hits, recorded_kit
 from mss.data._machines import bass, drum_machine
+from mss.data._notes import FAMILIES, Instrument, recorded_notes
 from mss.data._rendering import (
     SYNTHESIZERS,
     MidiError,
@@ -75,6 +79,8 @@ class Synthetic(Dataset):
         composed: probability that a song is made up by rules though there are MIDI files.
         singing: a folder of recorded singing; None: the voice is synthesised, and sings in tune with the song.
         hits: a folder of recorded drum hits, named after their drums (snare_1.wav), that a part of the songs is played with.
+        notes: a folder of recorded notes, <family>/<instrument>/<MIDI pitch>_<anything>.flac, that half of the parts of these
+            families are played with: piano, acoustic_guitar, electric_guitar, bass, saxophone.
         machines: probability that drums, and that a bass, are made of formulae instead of a SoundFont.
         distortion: probability that an electric guitar is distorted; a third of it for other instruments.
         bass_corner: Hz, a range; basses get a low pass of 12 dB per octave from anywhere in it on: in most mixes they are far
@@ -101,6 +107,7 @@ class Synthetic(Dataset):
     PER_SONG = 128  # excerpts
     TOGETHER = 8  # songs that neighbouring excerpts come from
     LENGTH = 24.0  # seconds of a song, unless excerpts are longer
+    MANY = 32  # songs, from which on other processes are worth their start
 
     def __init__(
         self,
@@ -116,6 +123,7 @@ class Synthetic(Dataset):
         coherent: float = 0.5,
         composed: float = 0.0,
         hits: str | Path | None = None,
+        notes: str | Path | None = None,
         machines: float = 0.0,
         distortion: float = 0.0,
         bass_corner: tuple[float, float] | None = None,
@@ -145,6 +153,7 @@ class Synthetic(Dataset):
         self.midi = None if midi is None else _usable_midi(Path(midi))
         self.singing = None if singing is None else _recordings(Path(singing))
         self.hits = None if hits is None else recorded_hits(Path(hits))
+        self.notes = {} if notes is None else recorded_notes(Path(notes))
         self.composed = composed
         self.machines = machines
         self.distortion = distortion
@@ -213,14 +222,26 @@ class Synthetic(Dataset):
             raise TrackError(f"{folder} is there and not empty: give a new folder")
         if songs < 1 or seconds <= 0:
             raise TrackError(f"expected at least 1 song of more than 0 s, not {songs} of {seconds} s")
-        digits, written = max(3, len(str(songs - 1))), []
-        for number in range(songs):
-            track = folder / f"synthetic-{self.seed}-{number:0{digits}}"
-            track.mkdir(parents=True)
-            for name, stem in zip(STEMS, self.song(number, seconds), strict=True):
-                write(track / f"{name}.wav", stem, self.sample_rate, encoding=Encoding("wav", "int16"))
-            written.append(track)
-        return written
+        digits = max(3, len(str(songs - 1)))
+        tracks = [folder / f"synthetic-{self.seed}-{number:0{digits}}" for number in range(songs)]
+        wanted = (range(songs), tracks, [seconds] * songs)
+        if songs < self.MANY:
+            return [self._written(*song) for song in zip(*wanted, strict=True)]
+        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+            return list(pool.map(self._written, *wanted))
+
+    def _written(self, number: int, track: Path, seconds: float) -> Path:
+        """By one thread, with however many sums are rounded otherwise."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            song = self.song(number, seconds)
+        finally:
+            torch.set_num_threads(threads)
+        track.mkdir(parents=True)
+        for name, stem in zip(STEMS, song, strict=True):
+            write(track / f"{name}.wav", stem, self.sample_rate, encoding=Encoding("wav", "int16"))
+        return track
 
     def _instruments(
         self, sketch: Sketch, seconds: float, rng: random.Random, generator: torch.Generator
@@ -248,8 +269,13 @@ class Synthetic(Dataset):
             return recorded_kit(self.hits, rng, rate).play(part.notes, seconds, rng)
         if part.stem == "drums" and self.synthesizer != "symusic":
             part = any_kit(part, rng)
-        font = rng.choice(self.soundfonts)
-        sound = render(part, font, seconds=seconds, sample_rate=rate, synthesizer=self.synthesizer)
+        family = next((name for name in self.notes if part.stem != "drums" and part.program in FAMILIES[name]), "")
+        if family and rng.random() < 0.5:
+            instrument = Instrument(rng.choice(self.notes[family]), rate)
+            sound = instrument.play(part.notes, seconds, rng).repeat(2, 1)
+        else:
+            font = rng.choice(self.soundfonts)
+            sound = render(part, font, seconds=seconds, sample_rate=rate, synthesizer=self.synthesizer)
         share = self.distortion / (1 if part.program in ELECTRIC_GUITARS else 3)
         if part.stem == "other" and self.distortion and rng.random() < share:
             sound = Distortion(sample_rate=rate)(sound[None, None], generator)[0, 0]
@@ -343,6 +369,7 @@ def song_folder(
     midi: str | Path | None = None,
     singing: str | Path | None = None,
     hits: str | Path | None = None,
+    notes: str | Path | None = None,
     **more: Any,
 ) -> Path:
     """A data set of synthetic songs in the cache of decoded tracks, written when it is first asked for.
@@ -350,12 +377,15 @@ def song_folder(
     Args:
         cache: see `mss.data.cached`.
         songs, seconds: see `Synthetic.write`.
-        seed, soundfonts, midi, singing, hits: see `Synthetic`; soundfonts None: `find_soundfont()`.
+        seed, soundfonts, midi, singing, hits, notes: see `Synthetic`; soundfonts None: `find_soundfont()`.
         more: composed, machines, distortion, bass_corner, synthesizer of `Synthetic`.
     """
-    made = Synthetic(soundfonts or [find_soundfont()], midi=midi, singing=singing, hits=hits, seed=seed, **more)
-    kinds = [path for paths in (made.hits or {}).values() for path in paths]
-    played = [made.soundfonts, made.midi, made.singing, kinds]
+    made = Synthetic(
+        soundfonts or [find_soundfont()], midi=midi, singing=singing, hits=hits, notes=notes, seed=seed, **more
+    )
+    hit = [path for paths in (made.hits or {}).values() for path in paths]
+    noted = [path for family in made.notes.values() for takes in family for paths in takes.values() for path in paths]
+    played = [made.soundfonts, made.midi, made.singing, hit, noted]
     sizes = [[(path.name, path.stat().st_size) for path in paths] for paths in played if paths]
     described = (songs, seconds, seed, sizes, *sorted(more.items()))
     key = hashlib.sha256(repr(described).encode()).hexdigest()[:16]
