@@ -1,6 +1,8 @@
 """The model that separates when nothing else is asked for, and the recipe that its own weights were made by."""
 
 import json
+import re
+import runpy
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 import mss
 from mss import checkpoint, train, zoo
 from mss.audio import Encoding, write
+from mss.data._notes import FAMILIES
 from mss.wrappers import stream
 from tests.conftest import ROOT, sdr
 
@@ -85,17 +88,32 @@ def test_the_recipe_gives_the_same_weights_twice(tmp_path):
             write(path, 0.1 * torch.randn(2, 4 * 44100, generator=generator), 44100, encoding=Encoding("wav", "int16"))
     results = []
     for out in ("one", "two"):
-        arguments = (
-            "data.synthetic=null",
-            "data.extra_share=null",
-            "data.batch_size=2",
-            "data.per_track=2",
-            "data.seconds=1",
-        )
-        arguments += ("trainer.max_epochs=1", f"out={tmp_path / out}", f"data.cache={tmp_path / 'cache'}", "quiet=true")
+        options = {
+            "data.synthetic": "null",
+            "data.extra_share": "null",
+            "data.cache": tmp_path / "cache",
+            "data.batch_size": 2,
+            "data.per_track": 2,
+            "data.seconds": 1,
+            "trainer.max_epochs": 1,
+            "out": tmp_path / out,
+            "quiet": "true",
+        }
+        arguments = [f"{name}={value}" for name, value in options.items()]
         assert train.main(["experiment=four_stems", f"data.root={tmp_path / 'songs'}", *arguments]) == 0
         results.append(load_file(tmp_path / out / "best.safetensors"))
     one, two = results
     assert one.keys() == two.keys()
     assert all(bool((one[name] == two[name]).all()) for name in one)
     assert any(float(value.abs().max()) > 0 for name, value in one.items() if name.endswith("decode.3.weight"))
+
+
+def test_the_material_knows_the_pitches_of_names():
+    script = runpy.run_path(str(ROOT / "scripts" / "four_stems_material.py"))
+    pitches = {name: script["pitch_of"](name) for name in ("c4", "A#-1", "bb2", "E", "D#")}
+    assert pitches == {"c4": 60, "A#-1": 10, "bb2": 46, "E": 28, "D#": 39}  # without an octave: from E1 on
+    click = torch.cat([torch.zeros(1, 500), torch.ones(1, 10)], 1)
+    assert script["from_onset"](click).shape == (1, 50)  # 40 samples before it are kept
+    for clone, pattern, name, _ in script["INSTRUMENTS"]:
+        assert {"note", "kind"} >= set(re.compile(pattern).groupindex), clone
+        assert name.split("/")[0] in FAMILIES

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import mss
-from mss.adapters import Resampled, Select, StereoPairs
+from mss.adapters import EachChannel, MidSide, Resampled, Select, StereoPairs
 from mss.filters import wiener
 from mss.separator import SpectralSeparator, context_of, copies
 from mss.transforms import STFT
@@ -52,6 +52,8 @@ SEPARATORS = {
     "patches": lambda: spectral(Patches()),
     "hpss": lambda: spectral(mss.classical.hpss),
     "pairs": lambda: StereoPairs(spectral(Bounded())),
+    "each": lambda: EachChannel(spectral(Bounded())),
+    "mid and side": lambda: MidSide(EachChannel(spectral(Bounded()))),
     "residual": lambda: WithResidual(spectral(Bounded()), "rest"),
     "cascade": lambda: Cascade(spectral(Patches()), spectral(Bounded(), targets=("c", "d")), stem="b"),
     "cascade of patches": lambda: Cascade(spectral(Bounded()), spectral(Patches(), targets=("c", "d")), stem="a"),
@@ -162,6 +164,27 @@ def test_ensemble_weights_its_members(noise):
         Ensemble(members, [1, -1])
     with pytest.raises(ValueError, match="at least one"):
         Ensemble([])
+
+
+@torch.inference_mode()
+def test_mid_and_side_hear_what_is_in_the_middle_and_what_is_not(generator):
+    class Parted(nn.Module):
+        """One target per channel."""
+
+        targets, sample_rate = ("first", "second"), 8000
+
+        def forward(self, mixture):
+            return torch.eye(2)[..., None] * mixture.unsqueeze(1)
+
+    middle, wide = torch.randn(2, 1, 100, generator=generator)
+    stereo = torch.cat([middle + wide, middle - wide])[None]
+    y = MidSide(Parted())(stereo)[0]
+    torch.testing.assert_close(y[0], middle.expand(2, -1))
+    torch.testing.assert_close(y[1], torch.cat([wide, -wide]))
+    for channels in (1, 3, 6):  # nothing is known of their middle
+        x = torch.randn(1, channels, 30000, generator=generator)
+        each = EachChannel(spectral(Bounded()))
+        assert torch.equal(MidSide(each)(x), each(x))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 7, 8, 9])

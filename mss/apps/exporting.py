@@ -34,7 +34,8 @@ __all__ = ["TOLERANCE", "ExportError", "export", "without_wiener"]
 
 log = logging.getLogger(__name__)
 
-AROUND = (Chunked, EachChannel, MidSide, Resampled, Select, Shifted, StereoPairs)  # in the order of work outside of the network
+# what may be around a network: work that is left outside
+AROUND = (Chunked, EachChannel, MidSide, Resampled, Select, Shifted, StereoPairs)
 TOLERANCE = 1e-4  # of the peak of the output
 OPSET = 18
 AXES = {"magnitude": ("batch", "channel", "bin", "frame"), "mixture": ("batch", "channel", "sample")}
