@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mss.audio import EXTENSIONS, read, resample
+from mss.data._songs import Note, strength
 from mss.data.tracks import TrackError
 
 __all__ = ["Kit", "kind_of", "recorded_hits", "recorded_kit"]
@@ -78,7 +79,7 @@ class Kit:
         }
         self.sample_rate = sample_rate
 
-    def play(self, notes: Sequence[tuple[float, float, int, int]], seconds: float, rng: random.Random) -> Tensor:
+    def play(self, notes: Sequence[Note], seconds: float, rng: random.Random) -> Tensor:
         """(2, t): each kind of drum has a place of its own, and an open hi-hat ends where a shut one begins."""
         length = round(seconds * self.sample_rate)
         out = torch.zeros(2, length)
@@ -92,7 +93,7 @@ class Kit:
             start = round(onset * self.sample_rate)
             if not sounds or not 0 <= start < length:
                 continue
-            sound = rng.choice(sounds)[: length - start] * level[kind] * 10 ** ((velocity - 110) / 127 * 24 / 20)
+            sound = rng.choice(sounds)[: length - start] * level[kind] * strength(velocity)
             if kind == "open" and (after := [at for at in shut if at > onset]):
                 time = torch.arange(len(sound)) / self.sample_rate
                 sound = sound * torch.exp(-(time - (after[0] - onset)).clamp_min(0) / 0.01)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mss.audio import EXTENSIONS, read, resample
+from mss.data._songs import Note, strength
 from mss.data.augment.pitch import pitch_ratio
 from mss.data.tracks import TrackError
 
@@ -44,7 +45,7 @@ class Instrument:
         self.takes = takes
         self.sample_rate = sample_rate
 
-    def play(self, notes: Sequence[tuple[float, float, int, int]], seconds: float, rng: random.Random) -> Tensor:
+    def play(self, notes: Sequence[Note], seconds: float, rng: random.Random) -> Tensor:
         """(t,) the part: each note falls off from its end on."""
         length = round(seconds * self.sample_rate)
         out = torch.zeros(length)
@@ -63,7 +64,7 @@ class Instrument:
             time = torch.arange(len(sound)) / self.sample_rate
             fade = ((len(sound) - torch.arange(len(sound))) / (FADE * self.sample_rate)).clamp_max(1)
             falling = torch.exp(-(time - duration).clamp_min(0) / release) * fade
-            out[start : start + len(sound)] += sound * falling * 10 ** ((velocity - 110) / 127 * 24 / 20)
+            out[start : start + len(sound)] += sound * falling * strength(velocity)
         return out
 
     def nearest(self, pitch: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from mss.data._styles import FUNK, HIPHOP, RHYTHMS, STYLES, SWING
 
-__all__ = ["Part", "Sketch", "compose"]
+__all__ = ["Note", "Part", "Sketch", "compose", "strength"]
 
 Note = tuple[float, float, int, int]  # onset and duration in seconds, MIDI pitch, velocity
 
@@ -48,6 +48,11 @@ TOMS = (50, 48, 45, 43, 41)
 SNARES = {  # of each kit: those that symusic sustains; of snare 38 in the others it plays 4 ms
     0: (40, CLAP), 8: (40, CLAP), 16: (SNARE, 40), 24: (CLAP,), 25: (CLAP,), 32: (40, CLAP), 40: (SNARE, 40),
 }  # fmt: skip
+
+
+def strength(velocity: int) -> float:
+    """The amplitude that recordings of single sounds are played with: 24 dB over all velocities, and 1 at 110."""
+    return 10 ** ((velocity - 110) / 127 * 24 / 20)
 
 
 def compose(rng: random.Random, seconds: float) -> Sketch:
