@@ -25,6 +25,8 @@ def taught(**options):
     with torch.no_grad():
         net.decode[-1].weight.normal_(std=0.3)
         net.decode[-1].bias.normal_(std=0.3)
+        if net.maps:
+            net.join[-1].weight.normal_(std=0.1)
     return net
 
 
@@ -34,40 +36,46 @@ def spectrum(seconds=1.0, channels=1, batch=1):
 
 
 @torch.inference_mode()
-def test_untaught_it_is_its_guide():
+@pytest.mark.parametrize("maps", [0, 4])
+def test_untaught_it_is_its_guide(maps):
     X = spectrum(batch=2)
     expected = ratio_mask(GUIDE(X)).clamp_min(LEAST_SHARE)
     expected = expected / expected.sum(1, keepdim=True) * X.abs().unsqueeze(1)
-    torch.testing.assert_close(network()(X), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(network(maps=maps)(X), expected, atol=1e-5, rtol=1e-4)
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("maps", [0, 4])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_targets_add_up_to_the_mixture(channels):
+@pytest.mark.parametrize("max_bin", [None, 100])
+def test_targets_add_up_to_the_mixture(channels, maps, max_bin):
+    options = {"channels": channels, "maps": maps, "max_bin": max_bin}
     X = spectrum(channels=channels, batch=2)
-    V = taught(channels=channels)(X)
+    V = taught(**options)(X)
     assert V.shape == (2, 3, *X.shape[1:])
     assert bool((V >= 0).all())
     torch.testing.assert_close(V.sum(1), X.abs(), atol=1e-4, rtol=1e-4)
-    assert float((V - network(channels=channels)(X)).abs().max()) > 0.1
+    assert float((V - network(**options)(X)).abs().max()) > 0.1
 
 
 @torch.inference_mode()
-def test_no_frame_beyond_its_context_is_seen_and_one_at_its_end_is():
-    net = taught()
-    assert net.context == 2 + 3  # half of the median, and the dilations
-    X = spectrum()
+@pytest.mark.parametrize(("maps", "context"), [(0, 2 + 3), (4, 2 + 3 + 6)])  # half of the median, dilations, maps
+def test_no_frame_beyond_its_context_is_seen_and_one_at_its_end_is(maps, context):
+    net = taught(maps=maps).double()
+    assert net.context == context
+    X = spectrum().to(torch.complex128)
     frame = X.shape[-1] // 2
     for distance, seen in ((net.context, True), (net.context + 1, False)):
         changed = X.clone()
         changed[..., frame + distance] *= 30
         moved = float((net(changed) - net(X))[..., frame].abs().max())
-        assert (moved > 1e-4) == seen, (distance, moved)
+        assert (moved > 1e-9) == seen, (distance, moved)
 
 
 @torch.inference_mode()
-def test_a_song_in_blocks_is_the_song_at_once():
-    separator = mss.SpectralSeparator(taught(), ("drums", "bass", "other"), transform=TRANSFORM)
+@pytest.mark.parametrize("maps", [0, 4])
+def test_a_song_in_blocks_is_the_song_at_once(maps):
+    separator = mss.SpectralSeparator(taught(maps=maps), ("drums", "bass", "other"), transform=TRANSFORM)
     separator.BLOCK = 20
     song = torch.randn(1, 1, 3 * 44100, generator=torch.Generator().manual_seed(2))
     whole = separator(song)

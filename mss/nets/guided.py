@@ -11,13 +11,16 @@ bands of a fraction of an octave, and what it adds is interpolated between their
 of single instruments by heart, which a network taught with synthetic music otherwise does.
 
 Of each frame: a linear layer with batch normalisation and tanh; then, over time, residual dilated convolutions (Bai et al.
-2018); then, from what goes into them and what comes out, two linear layers, as in Open-Unmix (Stöter et al. 2019). It looks at
-finitely many frames, so songs of any length pass through in blocks.
+2018); then, from what goes into them and what comes out, two linear layers, as in Open-Unmix (Stöter et al. 2019). What passes
+through these few hundred numbers for each frame is coarse. So a few maps of small convolutions over bands and frames go in, and
+go around them, as the skip connections of a U-Net do (Jansson et al. 2017), and have the last word. The network looks at finitely
+many frames, so songs of any length pass through in blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -30,6 +33,10 @@ from mss.separator import frames_of_context
 __all__ = ["GuidedTCN"]
 
 LEAST_SHARE = 1e-3  # of a target in the masks to start from: from 0 there is no way back
+KERNEL, HALF = (5, 3), (2, 1)  # bands and frames
+BEFORE, AFTER = 3, 3  # convolutions over bands and frames, before and after the layers over time
+STRIDE = 4  # bands that the maps are summed up by before they go into the layers over time
+COARSE = 4  # maps that come out of those layers
 # Just above the noise of 16 bits in an STFT of 4096 points. Below, where a codec has cut a song off, there is rounding alone,
 # of which a root and a ratio would make much.
 LEAST_MAGNITUDE = 1e-3
@@ -39,19 +46,20 @@ class GuidedTCN(nn.Module):
     """Estimator: X (b, c, f, k) complex -> V (b, n, c, f, k), which add up to |X|.
 
     Args:
-        guide: X -> V (b, n, c, f, k), a method without training, with a finite `context`.
+        guide: |X| -> V (b, n, c, f, k), a method without training, with a finite `context`.
         targets: number of them.
         bins: of the spectra.
         channels: of the spectra.
         hidden: width of all layers.
-        dilations: of the convolutions over time, of three taps each; the frames looked at on either side are their sum.
+        dilations: of the convolutions over time, of three taps each; they look at as many frames on either side as their sum.
         dropout: after each of them.
+        maps: of the convolutions over bands and frames; 0: none.
         bands: of an octave; at low frequencies a band is a bin.
         max_bin: the network sees the bands that begin below this bin; None: all.
         power: magnitudes are taken to it: loudness rather than amplitude.
     """
 
-    block = 128  # frames; of stereo and three targets 20 MB for each tensor
+    block = 256  # frames; of stereo and three targets 16 MB for each of the largest tensors, and as much for the context
 
     def __init__(
         self,
@@ -63,6 +71,7 @@ class GuidedTCN(nn.Module):
         hidden: int = 384,
         dilations: Sequence[int] = (1, 2, 4, 8, 16),
         dropout: float = 0.3,
+        maps: int = 0,
         bands: int = 24,
         max_bin: int | None = None,
         power: float = 0.3,
@@ -79,6 +88,7 @@ class GuidedTCN(nn.Module):
         self.hidden = hidden
         self.dilations = tuple(dilations)
         self.dropout = dropout
+        self.maps = maps
         self.bands = bands
         self.max_bin = max_bin
         self.power = power
@@ -90,8 +100,17 @@ class GuidedTCN(nn.Module):
         seen = sum(start < (max_bin or bins) for start in starts)
         self.register_buffer("input_mean", torch.zeros(seen))  # subtracted
         self.register_buffer("input_scale", torch.ones(seen))  # divided by
+        known = targets * channels  # maps: the magnitudes, and all masks but the last
+        if maps:
+            self.look = _convolutions(known, *[maps] * BEFORE)
+            self.sum_up = nn.Conv2d(maps, maps // 2, (STRIDE, 1), (STRIDE, 1))
+            self.recall = nn.Conv1d(hidden, COARSE * len(starts), 1)
+            self.join = _convolutions(maps + COARSE, *[maps] * (AFTER - 1))
+            self.join.append(nn.Conv2d(maps, known, KERNEL, padding=HALF))
+            nn.init.zeros_(self.join[-1].weight)
+            nn.init.zeros_(self.join[-1].bias)
         self.encode = nn.Sequential(
-            nn.Conv1d(targets * channels * seen, hidden, 1, bias=False),  # the magnitudes, and all masks but the last
+            nn.Conv1d(known * seen + (maps // 2) * (seen // STRIDE), hidden, 1, bias=False),
             nn.BatchNorm1d(hidden),
             nn.Tanh(),
         )
@@ -117,7 +136,7 @@ class GuidedTCN(nn.Module):
     def context(self) -> int | None:
         """Frames on either side; None where the guide needs all."""
         frames = frames_of_context(self.guide)
-        return None if frames is None else frames + sum(self.dilations)
+        return None if frames is None else frames + sum(self.dilations) + ((BEFORE + AFTER) * HALF[1] if self.maps else 0)
 
     def forward(self, X: Tensor) -> Tensor:
         """(b, c, f, k) complex -> (b, n, c, f, k)."""
@@ -128,22 +147,34 @@ class GuidedTCN(nn.Module):
             )
         magnitude = X.abs()
         with torch.no_grad():
-            heard = torch.where(magnitude > LEAST_MAGNITUDE, X, LEAST_MAGNITUDE)
-            masks = ratio_mask(self.guide(heard)).clamp_min_(LEAST_SHARE)  # (b, n, c, f, k)
+            masks = ratio_mask(self.guide(magnitude.clamp_min(LEAST_MAGNITUDE))).clamp_min_(LEAST_SHARE)  # (b, n, c, f, k)
         if masks.shape[1] != self.targets:
             raise ValueError(f"the guide gives {masks.shape[1]} targets, not {self.targets}")
         loudness = (self._loudness(magnitude) - self.input_mean.unsqueeze(-1)) / self.input_scale.unsqueeze(-1)
         shares = 2 * (self.pool @ masks[:, :-1])[..., : len(self.input_mean), :] - 1
-        known = torch.cat([loudness.unsqueeze(1), shares], 1).flatten(1, 3)  # (b, n c bands, k)
-        encoded = self.encode(known)  # (b, h, k)
-        x = encoded
-        for block in self.blocks:
-            x = x + block(x)
-        y = self.decode(torch.cat([encoded, x], 1))
-        y = y.unflatten(1, (self.targets, self.channels, -1))  # (b, n, c, bands, k)
+        known = torch.cat([loudness.unsqueeze(1), shares], 1).flatten(1, 2)  # (b, n c, bands, k)
+        y = self._changes(known).unflatten(1, (self.targets, self.channels))  # (b, n, c, bands, k)
         # in place: these are by far the largest of all tensors here
         V = (self.spread @ y).add_(masks.log_()).softmax(1)
         return V * magnitude.unsqueeze(1) if torch.is_grad_enabled() else V.mul_(magnitude.unsqueeze(1))
+
+    def _changes(self, known: Tensor) -> Tensor:
+        """(b, n c, bands seen, k) -> (b, n c, bands, k), what to add to the masks' logarithms."""
+        seen = [known.flatten(1, 2)]
+        if self.maps:
+            looked = self.look(known)  # (b, m, bands seen, k)
+            seen.append(self.sum_up(looked).flatten(1, 2))
+        encoded = self.encode(torch.cat(seen, 1))  # (b, h, k)
+        x = encoded
+        for block in self.blocks:
+            x = x + block(x)
+        hidden = self.decode[:-1](torch.cat([encoded, x], 1))
+        y = self.decode[-1](hidden).unflatten(1, (known.shape[1], -1))
+        if not self.maps:
+            return y
+        recalled = self.recall(hidden).unflatten(1, (COARSE, -1))
+        looked = nn.functional.pad(looked, (0, 0, 0, recalled.shape[2] - looked.shape[2]))
+        return y + self.join(torch.cat([looked, recalled], 1))
 
     @torch.no_grad()
     def fit_input(self, spectra: Iterable[Tensor]) -> None:
@@ -155,6 +186,14 @@ class GuidedTCN(nn.Module):
     def _loudness(self, magnitude: Tensor) -> Tensor:
         """(b, c, f, k) -> (b, c, bands seen, k)."""
         return (self.pool @ magnitude.clamp_min(LEAST_MAGNITUDE).pow(self.power))[..., : len(self.input_mean), :]
+
+
+def _convolutions(*maps: int) -> nn.Sequential:
+    """From maps[0] to maps[1], and so on."""
+    layers = nn.Sequential()
+    for of, to in pairwise(maps):
+        layers.extend([nn.Conv2d(of, to, KERNEL, padding=HALF, bias=False), nn.BatchNorm2d(to), nn.ReLU()])
+    return layers
 
 
 def band_starts(bins: int, per_octave: int) -> list[int]:
