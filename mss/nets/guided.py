@@ -11,10 +11,10 @@ bands of a fraction of an octave, and what it adds is interpolated between their
 of single instruments by heart, which a network taught with synthetic music otherwise does.
 
 Of each frame: a linear layer with batch normalisation and tanh; then, over time, residual dilated convolutions (Bai et al.
-2018); then, from what goes into them and what comes out, two linear layers, as in Open-Unmix (Stöter et al. 2019). What passes
-through these few hundred numbers for each frame is coarse. So a few maps of small convolutions over bands and frames go in, and
-go around them, as the skip connections of a U-Net do (Jansson et al. 2017), and have the last word. The network looks at finitely
-many frames, so songs of any length pass through in blocks.
+2018); then, from what goes into them and what comes out, two linear layers, as in Open-Unmix (Stöter et al. 2019). What
+passes through these few hundred numbers for each frame is coarse. So a few maps of small convolutions over bands and frames
+go in, and go around them, as the skip connections of a U-Net do (Jansson et al. 2017), and have the last word. The network
+looks at finitely many frames, so songs of any length pass through in blocks.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class GuidedTCN(nn.Module):
         power: magnitudes are taken to it: loudness rather than amplitude.
     """
 
-    block = 256  # frames; of stereo and three targets 16 MB for each of the largest tensors, and as much for the context
+    block = 128  # frames: of stereo and three targets, with its context, 11 MB for each of the largest tensors
 
     def __init__(
         self,
@@ -136,7 +136,9 @@ class GuidedTCN(nn.Module):
     def context(self) -> int | None:
         """Frames on either side; None where the guide needs all."""
         frames = frames_of_context(self.guide)
-        return None if frames is None else frames + sum(self.dilations) + ((BEFORE + AFTER) * HALF[1] if self.maps else 0)
+        if frames is None:
+            return None
+        return frames + sum(self.dilations) + ((BEFORE + AFTER) * HALF[1] if self.maps else 0)
 
     def forward(self, X: Tensor) -> Tensor:
         """(b, c, f, k) complex -> (b, n, c, f, k)."""
@@ -147,7 +149,9 @@ class GuidedTCN(nn.Module):
             )
         magnitude = X.abs()
         with torch.no_grad():
-            masks = ratio_mask(self.guide(magnitude.clamp_min(LEAST_MAGNITUDE))).clamp_min_(LEAST_SHARE)  # (b, n, c, f, k)
+            guessed = self.guide(magnitude.clamp_min(LEAST_MAGNITUDE))
+            masks = ratio_mask(guessed).clamp_min_(LEAST_SHARE)  # (b, n, c, f, k)
+            del guessed  # as large as the masks
         if masks.shape[1] != self.targets:
             raise ValueError(f"the guide gives {masks.shape[1]} targets, not {self.targets}")
         loudness = (self._loudness(magnitude) - self.input_mean.unsqueeze(-1)) / self.input_scale.unsqueeze(-1)
