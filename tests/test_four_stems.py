@@ -73,10 +73,10 @@ def test_its_file_is_small_and_says_what_it_was_made_of():
 def test_the_recipe_builds_what_the_weights_are_of():
     recipe = yaml.safe_load((ROOT / "conf" / "experiment" / "four_stems.yaml").read_text())
     built = mss.build(recipe["separator"])
-    ours = {f"separator.{name}": value.shape for name, value in built.state_dict().items()}
-    kept = {name: value.shape for name, value in load_file(WEIGHTS).items()}
-    assert {name.removeprefix("separator.") for name in kept} == {name.removeprefix("separator.") for name in ours}
-    assert sorted(map(tuple, kept.values())) == sorted(map(tuple, ours.values()))
+    ours = {name: tuple(value.shape) for name, value in built.state_dict().items()}
+    # in the file there are wrappers around it
+    kept = {name[name.index("estimator.") :]: tuple(value.shape) for name, value in load_file(WEIGHTS).items()}
+    assert kept == ours
 
 
 def test_the_recipe_gives_the_same_weights_twice(tmp_path):
