@@ -164,6 +164,8 @@ def test_what_cannot_be_is_refused():
         GuidedTCN(GUIDE, 1)
     with pytest.raises(ValueError, match="max_bin must be between 1 and bins = 2049"):
         GuidedTCN(GUIDE, 3, max_bin=5000)
+    with pytest.raises(ValueError, match="maps must be 0 or two or more"):
+        GuidedTCN(GUIDE, 3, maps=1)
     with pytest.raises(ValueError, match="1 channels of 257 bins, not \\(2, 257\\)"):
         network()(spectrum(channels=2))
     with pytest.raises(ValueError, match="gives 3 targets, not 2"):

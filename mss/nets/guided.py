@@ -53,7 +53,7 @@ class GuidedTCN(nn.Module):
         hidden: width of all layers.
         dilations: of the convolutions over time, of three taps each; they look at as many frames on either side as their sum.
         dropout: after each of them.
-        maps: of the convolutions over bands and frames; 0: none.
+        maps: of the convolutions over bands and frames, two or more; 0: none.
         bands: of an octave; at low frequencies a band is a bin.
         max_bin: the network sees the bands that begin below this bin; None: all.
         power: magnitudes are taken to it: loudness rather than amplitude.
@@ -81,6 +81,8 @@ class GuidedTCN(nn.Module):
             raise ValueError(f"max_bin must be between 1 and bins = {bins}, or None, not {max_bin}")
         if targets < 2:
             raise ValueError(f"masks share the mixture among targets: there must be two or more, not {targets}")
+        if maps < 0 or maps == 1:
+            raise ValueError(f"maps must be 0 or two or more, of which half go into the layers over time, not {maps}")
         self.guide = guide
         self.targets = targets
         self.bins = bins
