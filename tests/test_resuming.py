@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import sys
-import time
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from mss import train
 from mss.audio import Encoding, write
 from mss.cli import INTERRUPTED, USAGE
 from mss.data.datamodule import DataModule
+from mss.training.module import Training
 
 RATE = 44100
 NETWORK = [
@@ -56,10 +56,21 @@ def whole(command, tmp_path_factory):
     return folder
 
 
-def start(options, out) -> multiprocessing.Process:
-    """The run as a process of its own, which has what is imported here already; stderr goes to `said`."""
+def start(options, out, strike=None) -> multiprocessing.Process:
+    """The run as a process of its own, which has what is imported here already; stderr goes to `said`.
+
+    It calls `strike` itself, in its second step: seen from here, on a busy machine, it may have ended before it is hit.
+    """
 
     def child() -> None:
+        plain, steps = Training.training_step, iter(range(1000))
+
+        def training_step(*given):
+            if strike is not None and next(steps) == 1:
+                strike()
+            return plain(*given)
+
+        Training.training_step = training_step
         os.dup2(os.open(out.parent / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         sys.stderr = os.fdopen(2, "w", buffering=1)
         sys.exit(train.main([*options, f"out={out}", "resume=true", "trainer.log_every_n_steps=1"]))
@@ -91,13 +102,10 @@ def same(a, b) -> bool:
 def test_killed_again_and_again_it_ends_where_one_run_does(command, whole, tmp_path):
     out, rng, kills = tmp_path / "run", random.Random(7), 0  # seeded, but where it hits depends on the machine
     for _ in range(3):
-        process, before = start(command, out), steps_done(out)
-        while process.is_alive() and steps_done(out) == before:
-            time.sleep(0.01)
-        time.sleep(rng.random() * 0.3)
-        process.kill()
+        after = 0.01 + rng.random() * 0.3  # seconds of its own work, after which it ends at once, wherever it is
+        process = start(command, out, lambda after=after: signal.setitimer(signal.ITIMER_PROF, after))
         process.join()
-        kills += process.exitcode == -signal.SIGKILL
+        kills += process.exitcode == -signal.SIGPROF
     assert kills == 3
     assert 0 < steps_done(out) < steps_done(whole)
     process = start(command, out)
@@ -116,10 +124,7 @@ def test_killed_again_and_again_it_ends_where_one_run_does(command, whole, tmp_p
 def test_a_signal_lets_the_step_end_and_keeps_the_place(command, whole, tmp_path):
     options = [option for option in command if not option.startswith("checkpoint_minutes")]
     out = tmp_path / "run"
-    process = start(options, out)
-    while process.is_alive() and not (out / "logs" / "metrics.csv").exists():
-        time.sleep(0.01)
-    process.terminate()
+    process = start(options, out, lambda: os.kill(os.getpid(), signal.SIGTERM))
     process.join()
     said = (tmp_path / "said").read_text()
     assert process.exitcode == INTERRUPTED, said
@@ -145,8 +150,6 @@ def test_a_checkpoint_that_was_cut_is_refused_in_a_sentence(command, whole, tmp_
 
 def test_steps_do_not_depend_on_what_was_drawn_before(command, whole, tmp_path, monkeypatch):
     """Validation, logging or anything else may draw random numbers: those of a step are its own."""
-    from mss.training.module import Training
-
     plain = Training.validation_step
     monkeypatch.setattr(Training, "validation_step", lambda *given: (torch.rand(3), plain(*given))[1])
     assert train.main([*command, f"out={tmp_path / 'run'}", "quiet=true"]) == 0

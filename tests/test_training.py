@@ -15,6 +15,7 @@ from mss.training import Step, setup
 from mss.training.callbacks import BestSeparator, spectrogram
 from mss.training.losses import LOSSES
 from mss.training.module import DivergedError, Training, best_order
+from tests.test_nets import SEPARATORS, TARGETS
 
 STEMS = ("drums", "bass", "other", "vocals")
 
@@ -124,10 +125,11 @@ class Songs(lightning.LightningDataModule):
         return torch.utils.data.DataLoader([song], batch_size=None)
 
 
-def fit(module, data, tmp_path, callbacks=(), epochs=1):
+def fit(module, data, tmp_path, callbacks=(), epochs=1, **options):
     trainer = lightning.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=list(callbacks), default_root_dir=tmp_path, num_sanity_val_steps=0,
+        **options,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
     return trainer
@@ -221,3 +223,55 @@ def test_learning_curves_are_drawn_and_none_is_refused():
     assert [line.get_label() for line in second.lines] == ["b"]
     with pytest.raises(ValueError, match="no curves"):
         learning_figure({})
+
+
+def guided():
+    guide = mss.nets.GuidedTCN(shares, 2, bins=257, channels=2, hidden=16, dilations=(1, 2), maps=4)
+    return mss.SpectralSeparator(guide, ("vocals", "accompaniment"), transform=mss.STFT(512, 128), filter=softmask)
+
+
+def shares(magnitude):
+    """The simplest guide: both targets alike."""
+    return torch.stack([magnitude / 2, magnitude / 2], 1)
+
+
+MIXED = {name: (SEPARATORS[name], ("magnitude_l1", "si_sdr")) for name in ("fcn softmax", "blstm", "spleeter")} | {
+    "conv-tasnet": (SEPARATORS["conv-tasnet"], ("si_sdr",)),
+    "guided": (guided, ("magnitude_l1", "si_sdr")),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_mixed_precision_is_for_the_network_alone(name, stems, tmp_path):
+    make, losses = MIXED[name]
+    found, seen = {}, {}
+    for precision in ("32-true", "bf16-mixed"):
+        torch.manual_seed(0)
+        one = make()
+        kinds = seen[precision] = set()
+        for layer in one.modules():
+            if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM)):
+
+                def note(layer, given, y, kinds=kinds):
+                    kinds.add(((y[0] if isinstance(y, tuple) else y).dtype, layer.training))
+
+                layer.register_forward_hook(note)
+        module = Training(
+            one, {name: (1.0, LOSSES[name]) for name in losses}, STEMS, augment=sounding, classes=TARGETS,
+            optimizer=lambda p: torch.optim.SGD(p, lr=0.0),
+        )  # fmt: skip
+        data = Songs(stems)
+        data.mixtures = lambda: [stems[:1].sum(1)]
+        found[precision] = fit(module, data, tmp_path, precision=precision).callback_metrics
+    assert (torch.bfloat16, True) in seen["bf16-mixed"]
+    assert (torch.bfloat16, False) not in seen["bf16-mixed"]  # scored as it will be used
+    assert {kind for kind, _ in seen["32-true"]} == {torch.float32}
+    whole, mixed = found.values()
+    assert mixed["train/loss"].dtype == torch.float32
+    assert mixed["train/loss"] == pytest.approx(float(whole["train/loss"]), rel=0.02)
+
+
+def sounding(stems, generator):
+    """An augmentation by matrices, which half precision would take for a network."""
+    assert not torch.is_autocast_enabled("cpu")
+    return stems

@@ -149,20 +149,26 @@ class GuidedTCN(nn.Module):
                 f"this network is for {self.channels} channels of {self.bins} bins, not {tuple(X.shape[1:3])}: "
                 "build it with channels and bins of the data and the transform"
             )
-        magnitude = X.abs()
+        with torch.autocast(X.device.type, enabled=False):
+            magnitude = X.abs()
+            known, masks = self._known(magnitude)
+        y = self._changes(known).unflatten(1, (self.targets, self.channels))  # (b, n, c, bands, k)
+        with torch.autocast(X.device.type, enabled=False):
+            # in place: these are by far the largest of all tensors here
+            V = (self.spread @ y.to(self.spread.dtype)).add_(masks.log_()).softmax(1)
+        return V * magnitude.unsqueeze(1) if torch.is_grad_enabled() else V.mul_(magnitude.unsqueeze(1))
+
+    def _known(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, c, f, k) -> what the network sees, (b, n c, bands seen, k), and the guide's masks, (b, n, c, f, k)."""
         with torch.no_grad():
             guessed = self.guide(magnitude.clamp_min(LEAST_MAGNITUDE))
-            masks = ratio_mask(guessed).clamp_min_(LEAST_SHARE)  # (b, n, c, f, k)
+            masks = ratio_mask(guessed).clamp_min_(LEAST_SHARE)
             del guessed  # as large as the masks
         if masks.shape[1] != self.targets:
             raise ValueError(f"the guide gives {masks.shape[1]} targets, not {self.targets}")
         loudness = (self._loudness(magnitude) - self.input_mean.unsqueeze(-1)) / self.input_scale.unsqueeze(-1)
         shares = 2 * (self.pool @ masks[:, :-1])[..., : len(self.input_mean), :] - 1
-        known = torch.cat([loudness.unsqueeze(1), shares], 1).flatten(1, 2)  # (b, n c, bands, k)
-        y = self._changes(known).unflatten(1, (self.targets, self.channels))  # (b, n, c, bands, k)
-        # in place: these are by far the largest of all tensors here
-        V = (self.spread @ y).add_(masks.log_()).softmax(1)
-        return V * magnitude.unsqueeze(1) if torch.is_grad_enabled() else V.mul_(magnitude.unsqueeze(1))
+        return torch.cat([loudness.unsqueeze(1), shares], 1).flatten(1, 2), masks
 
     def _changes(self, known: Tensor) -> Tensor:
         """(b, n c, bands seen, k) -> (b, n c, bands, k), what to add to the masks' logarithms."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import permutations
 from typing import Any
 
@@ -94,9 +95,11 @@ class Training(lightning.LightningModule):
         """stems (b, s, c, t)."""
         seed = self._seed(index)
         torch.manual_seed(seed)  # of dropout: a resumed run draws the same
-        if self.augment is not None:
-            stems = self.augment(stems, torch.Generator().manual_seed(seed))
-        loss = self._log_loss(self._losses(stems, stems.sum(1)), "train", len(stems))
+        with full_precision(stems):
+            if self.augment is not None:
+                stems = self.augment(stems, torch.Generator().manual_seed(seed))
+            losses = self._losses(stems, stems.sum(1), network=self.trainer.precision_plugin.forward_context)
+        loss = self._log_loss(losses, "train", len(stems))
         self.diverged |= ~loss.detach().isfinite()
         if index < 2 or index % CHECK == 0:
             self._require_finite()
@@ -108,6 +111,10 @@ class Training(lightning.LightningModule):
 
     def validation_step(self, song: dict[str, Any], index: int) -> None:
         """song: mixture (1, c, t), stems (1, s, c, t), both as they are in the data set."""
+        with full_precision(song["mixture"]):  # as it will be used
+            self._validate(song)
+
+    def _validate(self, song: dict[str, Any]) -> None:
         mixture, references = song["mixture"], self._targets(song["stems"])
         size = round(BLOCK_SECONDS * self.separator.sample_rate)
         estimates = torch.cat(list(stream(self.finished, mixture.split(size, -1))), -1)
@@ -133,8 +140,10 @@ class Training(lightning.LightningModule):
             "lr_scheduler": self.scheduler(optimizer, self.trainer.estimated_stepping_batches),
         }
 
-    def _losses(self, stems: Tensor, mixture: Tensor, estimates: Tensor | None = None) -> dict[str, Tensor]:
-        step = Step(self.separator, self._targets(stems), mixture, estimates)
+    def _losses(
+        self, stems: Tensor, mixture: Tensor, estimates: Tensor | None = None, **options: Any
+    ) -> dict[str, Tensor]:
+        step = Step(self.separator, self._targets(stems), mixture, estimates, **options)
         return {name: weight * function(step) for name, (weight, function) in self.losses.items()}
 
     def _losses_of_song(self, stems: Tensor, mixture: Tensor, estimates: Tensor) -> dict[str, Tensor]:
@@ -169,6 +178,11 @@ class Training(lightning.LightningModule):
                 f"the loss ({names}) is no longer a finite number, at or before step {self.global_step}: lower the learning "
                 "rate, clip gradients (trainer.gradient_clip_val=1), train in single precision, or look for NaN in the data"
             )
+
+
+def full_precision(like: Tensor) -> AbstractContextManager:
+    """Mixed precision (`trainer.precision`) is for networks: half of it is not enough for sound, spectra and losses."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def best_order(references: Tensor, estimates: Tensor) -> Tensor:

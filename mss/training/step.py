@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
 import torch
@@ -26,13 +28,22 @@ class Step:
         sources: (b, n, c, t) what its n targets should be.
         mixture: (b, c, t).
         waveforms: (b, n, c, t), what a separator without spectra made of the mixture, where that is known already.
+        network: the context in which the network computes, and nothing else does: of mixed precision, say.
     """
 
-    def __init__(self, separator: Separator, sources: Tensor, mixture: Tensor, waveforms: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        separator: Separator,
+        sources: Tensor,
+        mixture: Tensor,
+        waveforms: Tensor | None = None,
+        network: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
         self.separator = separator
         self.sources = sources
         self.mixture = mixture
         self.waveforms = waveforms
+        self.network = network
 
     @property
     def spectral(self) -> bool:
@@ -52,7 +63,8 @@ class Step:
     @cached_property
     def V(self) -> Tensor:  # noqa: N802
         """(b, n, c, f, k), what the estimator says of X; with gradients."""
-        return self._both[0] if hasattr(self.separator.estimator, "both") else self.separator.estimator(self.X)
+        estimator = self.separator.estimator
+        return self._both[0] if hasattr(estimator, "both") else self._of(estimator)
 
     @cached_property
     def masks(self) -> Tensor:
@@ -71,19 +83,24 @@ class Step:
         estimator = self.separator.estimator
         if not hasattr(estimator, "embed"):
             raise ValueError(f"deep clustering needs embeddings, which {type(estimator).__name__} does not have")
-        return self._both[1] if hasattr(estimator, "both") else estimator.embed(self.X)
+        return self._both[1] if hasattr(estimator, "both") else self._of(estimator.embed)
 
     @cached_property
     def _both(self) -> tuple[Tensor, Tensor]:
         """V and embeddings of an estimator with two heads, whose common layers should run once."""
-        return self.separator.estimator.both(self.X)
+        with self.network():
+            both = self.separator.estimator.both(self.X)
+        return tuple(x.to(self.mixture.dtype) for x in both)
 
     @cached_property
     def estimates(self) -> Tensor:
         """(b, n, c, t) waveforms; magnitudes take the phase of the mixture, as no filter's statistics are there yet."""
         if self.spectral:
             return self._synthesised(mixture_phase(self.V, self.X))
-        return self.separator(self.mixture) if self.waveforms is None else self.waveforms
+        if self.waveforms is not None:
+            return self.waveforms
+        with self.network():
+            return self.separator(self.mixture).to(self.mixture.dtype)
 
     @cached_property
     def references(self) -> Tensor:
@@ -97,6 +114,12 @@ class Step:
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name].roll(shift, 1)
         return other
+
+    def _of(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the network says of X."""
+        with self.network():
+            y = function(self.X)
+        return y.to(self.mixture.dtype)
 
     @property
     def _margin(self) -> int:
