@@ -37,6 +37,13 @@ def spectrum(seconds=1.0, channels=1, batch=1):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("maps", [0, 4])
+def test_runs_on_the_meta_device(maps):
+    X = spectrum().to("meta")
+    assert network(maps=maps).to("meta")(X).shape == (1, 3, *X.shape[1:])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("maps", [0, 4])
 def test_untaught_it_is_its_guide(maps):
     X = spectrum(batch=2)
     expected = ratio_mask(GUIDE(X)).clamp_min(LEAST_SHARE)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Magnitudes", "UpConv2d", "mean_and_std"]
+__all__ = ["Magnitudes", "UpConv2d", "full_precision", "mean_and_std"]
 
 
 class Magnitudes(nn.Module):
@@ -96,6 +97,12 @@ class Magnitudes(nn.Module):
         results = _in_parallel(lambda job: job[0].recur(*job[1:]), jobs, encoded[0].device)
         outputs, states = zip(*results, strict=True)
         return self._bridged(list(outputs)), list(states)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """Mixed precision (`trainer.precision`) is for networks: half of it is not enough for sound, spectra and losses."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def mean_and_std(parts: Iterable[Tensor], floor: float = 1e-4) -> tuple[Tensor, Tensor]:

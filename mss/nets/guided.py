@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from mss.filters import ratio_mask
-from mss.nets.blocks import mean_and_std
+from mss.nets.blocks import full_precision, mean_and_std
 from mss.separator import frames_of_context
 
 __all__ = ["GuidedTCN"]
@@ -149,11 +149,11 @@ class GuidedTCN(nn.Module):
                 f"this network is for {self.channels} channels of {self.bins} bins, not {tuple(X.shape[1:3])}: "
                 "build it with channels and bins of the data and the transform"
             )
-        with torch.autocast(X.device.type, enabled=False):
+        with full_precision(X.device):
             magnitude = X.abs()
             known, masks = self._known(magnitude)
         y = self._changes(known).unflatten(1, (self.targets, self.channels))  # (b, n, c, bands, k)
-        with torch.autocast(X.device.type, enabled=False):
+        with full_precision(X.device):
             # in place: these are by far the largest of all tensors here
             V = (self.spread @ y.to(self.spread.dtype)).add_(masks.log_()).softmax(1)
         return V * magnitude.unsqueeze(1) if torch.is_grad_enabled() else V.mul_(magnitude.unsqueeze(1))

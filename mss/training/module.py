@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from itertools import permutations
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from mss.data import target_matrix
 from mss.metrics import snr as sdr  # of images, whole track: the same
+from mss.nets.blocks import full_precision
 from mss.separator import Separator
 from mss.training.step import Step
 from mss.wrappers import stream
@@ -95,7 +95,7 @@ class Training(lightning.LightningModule):
         """stems (b, s, c, t)."""
         seed = self._seed(index)
         torch.manual_seed(seed)  # of dropout: a resumed run draws the same
-        with full_precision(stems):
+        with full_precision(stems.device):
             if self.augment is not None:
                 stems = self.augment(stems, torch.Generator().manual_seed(seed))
             losses = self._losses(stems, stems.sum(1), network=self.trainer.precision_plugin.forward_context)
@@ -111,7 +111,7 @@ class Training(lightning.LightningModule):
 
     def validation_step(self, song: dict[str, Any], index: int) -> None:
         """song: mixture (1, c, t), stems (1, s, c, t), both as they are in the data set."""
-        with full_precision(song["mixture"]):  # as it will be used
+        with full_precision(song["mixture"].device):  # as it will be used
             self._validate(song)
 
     def _validate(self, song: dict[str, Any]) -> None:
@@ -178,11 +178,6 @@ class Training(lightning.LightningModule):
                 f"the loss ({names}) is no longer a finite number, at or before step {self.global_step}: lower the learning "
                 "rate, clip gradients (trainer.gradient_clip_val=1), train in single precision, or look for NaN in the data"
             )
-
-
-def full_precision(like: Tensor) -> AbstractContextManager:
-    """Mixed precision (`trainer.precision`) is for networks: half of it is not enough for sound, spectra and losses."""
-    return torch.autocast(like.device.type, enabled=False)
 
 
 def best_order(references: Tensor, estimates: Tensor) -> Tensor:
