@@ -164,6 +164,7 @@ def test_a_sweep_has_a_folder_for_each_run(run, tmp_path):
         (["experiment=umx", "data.seconds=0.05"], "window"),
         (["experiment=umx", "ema=2"], "between 0 and 1"),
         (["experiment=umx", "trainer.accelerator=abacus"], "abacus"),
+        (["experiment=umx", "trainer.precision=bf16-true"], "bf16-mixed"),
         ([], "experiment=umx"),
     ],
 )

@@ -167,6 +167,11 @@ class Run:
             logging.getLogger(name).setLevel(logging.ERROR)
         given = {name: value for name, value in options.trainer.items() if value is not None}
         given |= {"enable_progress_bar": self._bar}
+        if (precision := str(given.get("precision"))).endswith("16-true"):
+            raise UsageError(
+                f"trainer.precision={precision} is half precision for sound and spectra, too, which Fourier transforms do not "
+                f"have: take {precision.replace('true', 'mixed')}, which keeps it to the network"
+            )
         loggers = setup.logger_of(options.logger, self.out, options.name, options.wandb, config)
         started = started_by()
         ours = {
