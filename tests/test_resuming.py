@@ -1,6 +1,7 @@
 """A training that is killed ends with the weights of one that was not, wherever it was killed."""
 
 import csv
+import itertools
 import multiprocessing
 import os
 import random
@@ -63,7 +64,7 @@ def start(options, out, strike=None) -> multiprocessing.Process:
     """
 
     def child() -> None:
-        plain, steps = Training.training_step, iter(range(1000))
+        plain, steps = Training.training_step, itertools.count()
 
         def training_step(*given):
             if strike is not None and next(steps) == 1:

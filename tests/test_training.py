@@ -257,7 +257,7 @@ def test_mixed_precision_is_for_the_network_alone(name, stems, tmp_path):
 
                 layer.register_forward_hook(note)
         module = Training(
-            one, {name: (1.0, LOSSES[name]) for name in losses}, STEMS, augment=sounding, classes=TARGETS,
+            one, {name: (1.0, LOSSES[name]) for name in losses}, STEMS, augment=in_full, classes=TARGETS,
             optimizer=lambda p: torch.optim.SGD(p, lr=0.0),
         )  # fmt: skip
         data = Songs(stems)
@@ -271,7 +271,7 @@ def test_mixed_precision_is_for_the_network_alone(name, stems, tmp_path):
     assert mixed["train/loss"] == pytest.approx(float(whole["train/loss"]), rel=0.02)
 
 
-def sounding(stems, generator):
-    """An augmentation by matrices, which half precision would take for a network."""
+def in_full(stems, generator):
+    """An augmentation that refuses half precision, and changes nothing."""
     assert not torch.is_autocast_enabled("cpu")
     return stems
