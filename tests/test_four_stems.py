@@ -71,7 +71,7 @@ def test_its_file_is_small_and_says_what_it_was_made_of():
 
 
 def test_the_recipe_builds_what_the_weights_are_of():
-    recipe = yaml.safe_load((ROOT / "conf" / "recipe" / "four_stems.yaml").read_text())
+    recipe = yaml.safe_load((ROOT / "conf" / "experiment" / "four_stems.yaml").read_text())
     built = mss.build(recipe["separator"])
     ours = {name: tuple(value.shape) for name, value in built.state_dict().items()}
     # in the file there are wrappers around it

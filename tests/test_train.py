@@ -32,7 +32,6 @@ TINY = {  # what makes an experiment small enough for a test
     "cpu_deep_clustering": ["network.hidden=8", "network.layers=1", "network.dimension=4"],
     "four_stems": ["separator.estimator.hidden=8", "data.synthetic=null", "data.extra_share=null", "data.valid=null"],
 }
-TINY["four_stems_2"] = TINY["four_stems"]
 SHORT = ["data.seconds=1", "data.per_track=2", "data.batch_size=2", "trainer.max_epochs=1", "trainer.accelerator=cpu"]
 
 

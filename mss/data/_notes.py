@@ -18,7 +18,6 @@ __all__ = ["FAMILIES", "Instrument", "Notes", "recorded_notes"]
 
 FAMILIES = {  # programs of General MIDI
     "piano": range(4),
-    "electric_piano": range(4, 6),
     "acoustic_guitar": range(24, 26),
     "electric_guitar": range(26, 32),
     "bass": range(32, 40),

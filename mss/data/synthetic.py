@@ -80,7 +80,7 @@ class Synthetic(Dataset):
         singing: a folder of recorded singing; None: the voice is synthesised, and sings in tune with the song.
         hits: a folder of recorded drum hits, named after their drums (snare_1.wav), that a part of the songs is played with.
         notes: a folder of recorded notes, <family>/<instrument>/<MIDI pitch>_<anything>.flac, that half of the parts of these
-            families are played with: piano, electric_piano, acoustic_guitar, electric_guitar, bass, saxophone.
+            families are played with: piano, acoustic_guitar, electric_guitar, bass, saxophone.
         machines: probability that drums, and that a bass, are made of formulae instead of a SoundFont.
         distortion: probability that an electric guitar is distorted; a third of it for other instruments.
         bass_corner: Hz, a range; basses get a low pass of 12 dB per octave from anywhere in it on: in most mixes they are far

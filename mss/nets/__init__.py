@@ -1,6 +1,5 @@
 """Networks: each file one architecture, readable from end to end."""
 
-from mss.nets.blend import Blend
 from mss.nets.blocks import Magnitudes, UpConv2d
 from mss.nets.blstm import BLSTM, CrossBLSTM
 from mss.nets.deep_clustering import Chimera, Clusters, DeepClustering
@@ -13,7 +12,6 @@ from mss.nets.waveform import ConvTasNet, HDemucs
 __all__ = [
     "BLSTM",
     "FCN",
-    "Blend",
     "Chimera",
     "Clusters",
     "ConvTasNet",
