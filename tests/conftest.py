@@ -48,6 +48,14 @@ def logging_as_it_was() -> Iterator[None]:
     root.handlers[:] = handlers
 
 
+@pytest.fixture(autouse=True)
+def threads_as_they_were() -> Iterator[None]:
+    """A recipe may ask for threads, which the tests to come would have, too."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator:
     """Headless Chromium, of Playwright's `Browser`; tests that ask for it are skipped where there is none."""
