@@ -50,11 +50,8 @@ def data(tmp_path, generator) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """A process that forked from one with several waits for ever for those it does not have."""
-    threads = torch.get_num_threads()
+    """A process that forked from one with several waits for ever for those it does not have (conftest gives them back)."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
