@@ -21,6 +21,7 @@ _HOMES = {
     "Separator": "mss.separator",
     "SpectralSeparator": "mss.separator",
     "Cascade": "mss.wrappers",
+    "Corrected": "mss.wrappers",
     "Chunked": "mss.wrappers",
     "Ensemble": "mss.wrappers",
     "Shifted": "mss.wrappers",

@@ -45,17 +45,20 @@ class CheckpointError(ValueError):
     """A file that is not a checkpoint, or whose contents are not what was saved."""
 
 
-def save(separator: Separator, path: str | Path, **metadata: Any) -> None:
+def save(separator: Separator, path: str | Path, *, half: bool = False, **metadata: Any) -> None:
     """Writes a separator with its weights; the file appears under its name only when it is complete.
 
     Args:
         separator: of this package, so that its spec can be written.
         path: ends in .safetensors.
+        half: keep the weights in 16 bits, 11 of them significant: half the file. `load` gives them back in 32.
         metadata: JSON-able facts that travel along: licence, source, training_data, metrics, config, ...
     """
     path = Path(path)
     # copies, because two names of one tensor cannot be saved
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in separator.state_dict().items()}
+    if half:
+        tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     description = spec(separator)
     header = {
         "format": FORMAT,
@@ -118,6 +121,8 @@ def load(path: str | Path) -> Separator:
     if header.get("digest") != digest:
         raise CheckpointError(f"{path}: not what was saved (digest differs), damaged or changed: get the file again")
     separator = _described(path, header, len(tensors))
+    # of `save(half=True)`
+    tensors = {name: x.float() if x.dtype == torch.float16 else x for name, x in tensors.items()}
     try:
         separator.load_state_dict(tensors, assign=True)
         if any(buffer.is_meta for buffer in separator.buffers()):  # one that is made, not saved
@@ -137,6 +142,16 @@ def outline(path: str | Path) -> tuple[dict[str, Any], Separator]:
     path = Path(path)
     header, names = _open(path, weights=False)
     return header, _described(path, header, len(names))
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    """In 16 bits, if it is of floating point."""
+    if tensor.dtype != torch.float32:
+        return tensor
+    half = tensor.half()
+    if not bool(half.isfinite().all()):
+        raise ValueError(f"{name} has values beyond 65504, which 16 bits do not hold: save it with half=False")
+    return half
 
 
 def _check_room(path: Path, size: int) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Options", "main", "train"]
 
 # options that take what those take whom they name
-FREE = ("data.synthetic", "separator", "network", "filter", "wrap", "losses", "optimizer", "schedule", "wandb")
+FREE = ("data.synthetic", "separator", "parts", "network", "filter", "wrap", "losses", "optimizer", "schedule", "wandb")
 GIVEN = ("self", "targets", "sample_rate", "seed")  # arguments of the data that follow from the rest
 
 
@@ -42,6 +42,8 @@ class Options:
         name: of the run; an experiment has its own.
         data: arguments of `mss.data.DataModule`; data.root is the folder of the data set.
         separator: what is trained, as `mss.build` takes it.
+        parts: of the separator, taken from checkpoints as they are and not trained, e.g. {first: trained/umx/best.safetensors};
+            what is wrapped there is taken out of its wrappers.
         network: one that the separator has, as ${network}, once or more often.
         filter: of the separator in the end, where it is to be another than in training, as `mss.build` takes it.
         wrap: what is put around it in the end, from the inside out, e.g. {WithResidual: {name: accompaniment}}.
@@ -71,6 +73,7 @@ class Options:
     name: str = "run"
     data: dict[str, Any] = field(default_factory=dict)
     separator: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
     filter: dict[str, Any] | None = None
     wrap: dict[str, Any] = field(default_factory=dict)

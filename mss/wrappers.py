@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,18 @@ from mss.transforms import STFT
 if TYPE_CHECKING:
     from mss.transforms import CQT
 
-__all__ = ["Cascade", "Chunked", "Ensemble", "Refined", "Shifted", "WithResidual", "Wrapper", "aligned", "stream"]
+__all__ = [
+    "Cascade",
+    "Chunked",
+    "Corrected",
+    "Ensemble",
+    "Refined",
+    "Shifted",
+    "WithResidual",
+    "Wrapper",
+    "aligned",
+    "stream",
+]
 
 
 def stream(separator: Separator, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -330,6 +342,81 @@ class Cascade(nn.Module):
     def _insert(self, stems: Tensor, parts: Tensor) -> Tensor:
         index = self._index
         return torch.cat([stems[:, :index], parts, stems[:, index + 1 :]], 1)
+
+
+class Corrected(nn.Module):
+    """Adds to what a separator gives what a second one, which sees nothing else, finds wrong with it.
+
+    Where no weight of the first asks for gradients, it computes as it will in use, though the second is in training.
+
+    Args:
+        first: separates the mixture.
+        then: takes the estimates of one channel as its channels, (b, n, t), to corrections (b, n, 1, t).
+
+    Example:
+        >>> network = mss.nets.LowEnd(3, bins=4097, low=80)
+        >>> low = mss.SpectralSeparator(network, first.targets, transform=mss.STFT(8192, 1024), filter=mss.filters.as_is)
+        >>> Corrected(first, low)
+    """
+
+    def __init__(self, first: Separator, then: Separator) -> None:
+        super().__init__()
+        if tuple(first.targets) != tuple(then.targets):
+            raise ValueError(f"corrections of {', '.join(then.targets)} are not of {', '.join(first.targets)}")
+        if first.sample_rate != then.sample_rate:
+            raise ValueError(f"both separators must run at one rate, got {first.sample_rate} and {then.sample_rate} Hz")
+        self.first = first
+        self.then = then
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return self.first.targets
+
+    @property
+    def sample_rate(self) -> int:
+        return self.first.sample_rate
+
+    @property
+    def context(self) -> float | None:
+        first, then = context_of(self.first), context_of(self.then)
+        return None if first is None or then is None else first + then
+
+    @property
+    def grid(self) -> int:
+        return math.lcm(grid_of(self.first), grid_of(self.then))
+
+    def train(self, mode: bool = True) -> Corrected:
+        """The first takes no part where it is not trained: its dropout and its statistics stay as in use."""
+        super().train(mode)
+        if self._fixed:
+            self.first.eval()
+        return self
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """(b, c, t) -> (b, n, c, t)."""
+        with torch.no_grad() if self._fixed else nullcontext():
+            estimates = self.first(mixture)
+        return estimates + self._unfolded(self.then(self._folded(estimates)), len(mixture))
+
+    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        estimates, copy = copies(stream(self.first, blocks))
+        corrections = stream(self.then, (self._folded(block) for block in copy))
+        for block, correction in aligned(estimates, corrections):
+            yield block + self._unfolded(correction, len(block))
+
+    @property
+    def _fixed(self) -> bool:
+        return isinstance(self.first, nn.Module) and not any(p.requires_grad for p in self.first.parameters())
+
+    @staticmethod
+    def _folded(estimates: Tensor) -> Tensor:
+        """(b, n, c, t) -> (b c, n, t)."""
+        return estimates.transpose(1, 2).flatten(0, 1)
+
+    @staticmethod
+    def _unfolded(corrections: Tensor, batch: int) -> Tensor:
+        """(b c, n, 1, t) -> (b, n, c, t)."""
+        return corrections.squeeze(2).unflatten(0, (batch, -1)).transpose(1, 2)
 
 
 class Refined(nn.Module):

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, TQDMProgr
 from torch import nn
 
 import mss
+from mss import checkpoint
 from mss.apps.provenance import commit, environment
 from mss.cli import FAILED, INTERRUPTED, UsageError, complain
 from mss.data import augment
@@ -61,7 +62,7 @@ class Run:
             torch.set_num_threads(options.threads)
         lightning.seed_everything(options.seed, verbose=False)
         try:
-            self.separator: Separator = build(options.separator)
+            self.separator: Separator = assembled(options.separator, options.parts)
             self.finished = wrapped(filtered(self.separator, options.filter), options.wrap)
             self.data = self._data()
             self.module = self._module()
@@ -217,6 +218,24 @@ class Run:
         )
         print(f"use it: python -m mss.separate song.mp3 --model {path}")
         print(f"score it: python -m mss.evaluate data={self.options.data['root'] or 'FOLDER'} separator={path}")
+
+
+def assembled(described: dict[str, Any], parts: dict[str, Any]) -> Separator:
+    """Builds the separator; parts of it, by their names, come from checkpoints and ask for no gradients."""
+    trained = {name: inside(checkpoint.load(path)) for name, path in parts.items()}
+    separator = build({**described, **{name: spec(part) for name, part in trained.items()}})
+    for name, part in trained.items():
+        own = getattr(separator, name)
+        own.load_state_dict(part.state_dict())
+        own.requires_grad_(False)
+    return separator.train()
+
+
+def inside(separator: Separator) -> Separator:
+    """What is inside all wrappers."""
+    while type(separator).__name__ in WRAPPERS:
+        separator = separator.separator
+    return separator
 
 
 def filtered(separator: Separator, described: dict[str, Any] | None) -> Separator:

@@ -5,6 +5,7 @@ from mss.nets.blstm import BLSTM, CrossBLSTM
 from mss.nets.deep_clustering import Chimera, Clusters, DeepClustering
 from mss.nets.fcn import FCN, least_squares
 from mss.nets.guided import GuidedTCN
+from mss.nets.low_end import LowEnd
 from mss.nets.spatial import SpatialSeparator
 from mss.nets.unet import UNet, UNetMasks
 from mss.nets.waveform import ConvTasNet, HDemucs
@@ -19,6 +20,7 @@ __all__ = [
     "DeepClustering",
     "GuidedTCN",
     "HDemucs",
+    "LowEnd",
     "Magnitudes",
     "SpatialSeparator",
     "UNet",

@@ -104,10 +104,10 @@ class GuidedTCN(nn.Module):
         self.register_buffer("input_scale", torch.ones(seen))  # divided by
         known = targets * channels  # maps: the magnitudes, and all masks but the last
         if maps:
-            self.look = _convolutions(known, *[maps] * BEFORE)
+            self.look = convolutions(known, *[maps] * BEFORE)
             self.sum_up = nn.Conv2d(maps, maps // 2, (STRIDE, 1), (STRIDE, 1))
             self.recall = nn.Conv1d(hidden, COARSE * len(starts), 1)
-            self.join = _convolutions(maps + COARSE, *[maps] * (AFTER - 1))
+            self.join = convolutions(maps + COARSE, *[maps] * (AFTER - 1))
             self.join.append(nn.Conv2d(maps, known, KERNEL, padding=HALF))
             nn.init.zeros_(self.join[-1].weight)
             nn.init.zeros_(self.join[-1].bias)
@@ -200,7 +200,7 @@ class GuidedTCN(nn.Module):
         return (self.pool @ magnitude.clamp_min(LEAST_MAGNITUDE).pow(self.power))[..., : len(self.input_mean), :]
 
 
-def _convolutions(*maps: int) -> nn.Sequential:
+def convolutions(*maps: int) -> nn.Sequential:
     """From maps[0] to maps[1], and so on."""
     layers = nn.Sequential()
     for of, to in pairwise(maps):
