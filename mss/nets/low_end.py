@@ -8,13 +8,14 @@ second, and in the lowest bins each is corrected by shares of all:
 
 so that what the estimates add up to stays what it was. Above, nothing changes. As U starts at 0, so do the corrections.
 
-The layers are those of `GuidedTCN`: small convolutions over bins and frames, before and after residual dilated convolutions over
-time (Bai et al. 2018).
+The layers are those of `GuidedTCN`: small convolutions over bins and frames, before and after residual dilated convolutions
+over time (Bai et al. 2018).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +32,9 @@ COARSE = 4  # maps that come out of those layers
 
 
 class LowEnd(nn.Module):
-    """Estimator of corrections: Z (b, n, f, k) complex, estimates as channels -> D (b, n, 1, f, k) complex, 0 from bin `low` on.
+    """Estimator of corrections: Z (b, n, f, k) complex, estimates as channels -> D (b, n, 1, f, k) complex.
 
-    For `mss.Corrected`, inside a `SpectralSeparator` with the filter `as_is`.
+    From bin `low` on they are 0. For `mss.Corrected`, inside a `SpectralSeparator` with the filter `as_is`.
 
     Args:
         estimates: n, two or more.
@@ -132,7 +133,7 @@ class LowEnd(nn.Module):
     def _octaves(self, Z: Tensor) -> Tensor:
         """(b, n, f, k) -> (b, n octaves, k), the loudness of each estimate above the low end."""
         bounds = [*self.octaves, self.bins]
-        parts = [Z[:, :, a:b].abs().square().mean(2) for a, b in zip(bounds, bounds[1:], strict=False)]
+        parts = [Z[:, :, a:b].abs().square().mean(2) for a, b in pairwise(bounds)]
         return torch.cat(parts, 1).clamp_min(LEAST_MAGNITUDE**2).pow(self.power / 2)
 
     def _known(self, low: Tensor) -> Tensor:
