@@ -180,6 +180,23 @@ def test_precision_shared_weights_and_file_modes_survive(tmp_path):
         mss.save(member, tmp_path / "x.safetensors", digest="0")
 
 
+def test_half_the_bits_are_half_the_file(tmp_path):
+    whole = tiny()
+    mss.save(whole, tmp_path / "whole.safetensors")
+    checkpoint.save(whole, tmp_path / "half.safetensors", half=True)
+    sizes = [sum(x.nbytes for x in load_file(tmp_path / f"{name}.safetensors").values()) for name in ("whole", "half")]
+    integers = sum(x.nbytes for x in whole.state_dict().values() if not x.is_floating_point())
+    assert sizes[1] - integers == (sizes[0] - integers) / 2
+    back = mss.load(tmp_path / "half.safetensors").state_dict()
+    for name, value in whole.state_dict().items():
+        assert back[name].dtype == value.dtype
+        torch.testing.assert_close(back[name], value, rtol=2**-11, atol=2**-24)
+    with torch.no_grad():
+        next(whole.parameters()).view(-1)[0] = 1e6
+    with pytest.raises(ValueError, match="half=False"):
+        checkpoint.save(whole, tmp_path / "half.safetensors", half=True)
+
+
 def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):

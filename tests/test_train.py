@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -31,6 +32,11 @@ TINY = {  # what makes an experiment small enough for a test
     "cpu_fcn": ["network.hidden=[16]"],
     "cpu_deep_clustering": ["network.hidden=8", "network.layers=1", "network.dimension=4"],
     "four_stems": ["separator.estimator.hidden=8", "data.synthetic=null", "data.extra_share=null", "data.valid=null"],
+    "four_stems_low": [
+        f"separator.then.{name}"
+        for name in ("transform.n_fft=2048", "transform.hop=512", "estimator.bins=1025", "estimator.hidden=8")
+    ]
+    + ["data.synthetic=null", "data.extra_share=null", "data.valid=null", "parts.first=first.safetensors"],
 }
 SHORT = ["data.seconds=1", "data.per_track=2", "data.batch_size=2", "trainer.max_epochs=1", "trainer.accelerator=cpu"]
 
@@ -61,6 +67,8 @@ def run(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("experiment", sorted(set(TINY)))
 def test_every_experiment_trains_and_what_it_saves_separates(experiment, run, tmp_path, capfd):
+    if experiment == "four_stems_low":
+        mss.save(mss.MidSide(mss.EachChannel(first_part())), tmp_path / "first.safetensors")
     assert run(f"experiment={experiment}", *SHORT, *TINY[experiment], "trainer.limit_train_batches=2") == 0
     said = capfd.readouterr()
     assert "run/best.safetensors" in said.out
@@ -75,6 +83,37 @@ def test_every_experiment_trains_and_what_it_saves_separates(experiment, run, tm
     assert header["config"]["name"] == experiment
     assert len(header["data_digest"]) == 64
     assert header["metrics"]["step"] == 2
+
+
+def first_part():
+    """What another training might have made: shares of drums, bass and other that no song has."""
+    torch.manual_seed(3)
+    guide = partial(mss.classical.rhythm_section)
+    network = mss.nets.GuidedTCN(guide, 3, bins=1025, hidden=4, dilations=(1,), maps=2)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    return mss.SpectralSeparator(network, ("drums", "bass", "other"), transform=mss.STFT(2048, 512))
+
+
+def test_parts_come_from_checkpoints_and_stay_as_they_are(run, tmp_path):
+    part = first_part()
+    mss.save(mss.EachChannel(part), tmp_path / "first.safetensors")
+    tiny = ["experiment=four_stems_low", *TINY["four_stems_low"], *SHORT]
+    assert run(*tiny, "separator.then.estimator.maps=2") == 0
+    made = mss.load(tmp_path / "run" / "best.safetensors").separator.separator
+    assert isinstance(made, mss.Corrected)
+    for name, value in part.state_dict().items():
+        # the moving average rounds
+        torch.testing.assert_close(made.first.state_dict()[name], value, rtol=1e-6, atol=1e-9)
+    assert float(made.then.estimator.move[0].bias.abs().max()) > 0
+    header = checkpoint.read_header(tmp_path / "run" / "best.safetensors")
+    assert header["config"]["parts"] == {"first": "first.safetensors"}
+
+
+def test_parts_that_are_not_there_are_said(run, capfd):
+    tiny = ["experiment=four_stems_low", *TINY["four_stems_low"], *SHORT]
+    assert run(*tiny) == USAGE
+    assert "first.safetensors: no such file" in capfd.readouterr().err
 
 
 def test_no_experiment_is_left_out():
