@@ -33,10 +33,14 @@ TINY = {  # what makes an experiment small enough for a test
     "cpu_deep_clustering": ["network.hidden=8", "network.layers=1", "network.dimension=4"],
     "four_stems": ["separator.estimator.hidden=8", "data.synthetic=null", "data.extra_share=null", "data.valid=null"],
     "four_stems_low": [
-        f"separator.then.{name}"
-        for name in ("transform.n_fft=2048", "transform.hop=512", "estimator.bins=1025", "estimator.hidden=8")
-    ]
-    + ["data.synthetic=null", "data.extra_share=null", "data.valid=null", "parts.first=first.safetensors"],
+        *(
+            "separator.then.separator.estimator.hidden=8",
+            "data.synthetic=null",
+            "data.extra_share=null",
+            "data.valid=null",
+        ),
+        "parts.first=first.safetensors",
+    ],
 }
 SHORT = ["data.seconds=1", "data.per_track=2", "data.batch_size=2", "trainer.max_epochs=1", "trainer.accelerator=cpu"]
 
@@ -99,13 +103,13 @@ def test_parts_come_from_checkpoints_and_stay_as_they_are(run, tmp_path):
     part = first_part()
     mss.save(mss.EachChannel(part), tmp_path / "first.safetensors")
     tiny = ["experiment=four_stems_low", *TINY["four_stems_low"], *SHORT]
-    assert run(*tiny, "separator.then.estimator.maps=2") == 0
+    assert run(*tiny, "separator.then.separator.estimator.maps=2") == 0
     made = mss.load(tmp_path / "run" / "best.safetensors").separator.separator
     assert isinstance(made, mss.Corrected)
     for name, value in part.state_dict().items():
         # the moving average rounds
         torch.testing.assert_close(made.first.state_dict()[name], value, rtol=1e-6, atol=1e-9)
-    assert float(made.then.estimator.move[0].bias.abs().max()) > 0
+    assert float(made.then.separator.estimator.move[0].bias.abs().max()) > 0
     header = checkpoint.read_header(tmp_path / "run" / "best.safetensors")
     assert header["config"]["parts"] == {"first": "first.safetensors"}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -42,7 +43,10 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     p, q, _ = _ratio(from_rate, to_rate)
     if p == q:
         return waveform
-    return _filters(p, q, waveform.dtype, waveform.device)(waveform)
+    kind = waveform.device.type
+    # mixed precision around a network is not for the filters of sound
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        return _filters(p, q, waveform.dtype, waveform.device)(waveform)
 
 
 @functools.lru_cache(maxsize=4)
