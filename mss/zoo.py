@@ -66,7 +66,8 @@ PRETRAINED = {
     "four-stems": Pretrained(
         targets=("vocals", "drums", "bass", "other"),
         licence="MIT",
-        source="spleeter-2stems for the vocals, a GuidedTCN of this repository's for what it leaves (docs/four_stems.md)",
+        source="spleeter-2stems for the vocals, a GuidedTCN and a LowEnd of this repository's for what it leaves "
+        "(docs/four_stems.md)",
         training_data="songs of Deezer's, not published, for the vocals; for the rest synthetic songs and recordings under "
         "CC0, CC BY and MIT licences",
         make=lambda: Cascade(

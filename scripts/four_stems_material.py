@@ -1,4 +1,4 @@
-"""Puts the material that `python -m mss.train experiment=four_stems` learns from into one folder.
+"""Puts the material that the networks of the model four-stems learn from into one folder; then scripts/four_stems_train.py.
 
 Everything is free to use for anything, with credit where CC BY says so; docs/four_stems.md lists it. Get these first:
 

@@ -70,13 +70,15 @@ def test_its_file_is_small_and_says_what_it_was_made_of():
     assert not any(place in text for place in ("/tmp/", "/home/", "/root/", "/work/"))
 
 
+def experiment(name):
+    return yaml.safe_load((ROOT / "conf" / "experiment" / f"{name}.yaml").read_text())
+
+
 def test_the_recipe_builds_what_the_weights_are_of():
-    recipe = yaml.safe_load((ROOT / "conf" / "experiment" / "four_stems.yaml").read_text())
-    built = mss.build(recipe["separator"])
-    ours = {name: tuple(value.shape) for name, value in built.state_dict().items()}
-    # in the file there are wrappers around it
-    kept = {name[name.index("estimator.") :]: tuple(value.shape) for name, value in load_file(WEIGHTS).items()}
-    assert kept == ours
+    first = experiment("four_stems")["separator"]
+    built = mss.build({**experiment("four_stems_low")["separator"], "first": first})
+    ours = {f"separator.separator.{name}": tuple(value.shape) for name, value in built.state_dict().items()}
+    assert {name: tuple(value.shape) for name, value in load_file(WEIGHTS).items()} == ours
 
 
 def test_the_recipe_gives_the_same_weights_twice(tmp_path):
@@ -88,24 +90,34 @@ def test_the_recipe_gives_the_same_weights_twice(tmp_path):
             write(path, 0.1 * torch.randn(2, 4 * 44100, generator=generator), 44100, encoding=Encoding("wav", "int16"))
     results = []
     for out in ("one", "two"):
-        options = {
-            "data.synthetic": "null",
-            "data.extra_share": "null",
-            "data.cache": tmp_path / "cache",
-            "data.batch_size": 2,
-            "data.per_track": 2,
-            "data.seconds": 1,
-            "trainer.max_epochs": 1,
-            "out": tmp_path / out,
-            "quiet": "true",
-        }
-        arguments = [f"{name}={value}" for name, value in options.items()]
-        assert train.main(["experiment=four_stems", f"data.root={tmp_path / 'songs'}", *arguments]) == 0
-        results.append(load_file(tmp_path / out / "best.safetensors"))
+        for name in ("four_stems", "four_stems_low"):
+            options = {
+                "data.synthetic": "null",
+                "data.extra_share": "null",
+                "data.cache": tmp_path / "cache",
+                "data.batch_size": 2,
+                "data.per_track": 2,
+                "data.seconds": 1,
+                "trainer.max_epochs": 1,
+                "out": tmp_path / out / name,
+                "quiet": "true",
+            }
+            if name == "four_stems_low":
+                options["parts.first"] = tmp_path / out / "four_stems" / "best.safetensors"
+            arguments = [f"{key}={value}" for key, value in options.items()]
+            assert train.main([f"experiment={name}", f"data.root={tmp_path / 'songs'}", *arguments]) == 0
+        pack = runpy.run_path(str(ROOT / "scripts" / "four_stems_train.py"))["pack"]
+        files = [tmp_path / out / name / "best.safetensors" for name in ("four_stems", "four_stems_low")]
+        pack(*files, tmp_path / out / "both.safetensors")
+        results.append(load_file(tmp_path / out / "both.safetensors"))
     one, two = results
     assert one.keys() == two.keys()
     assert all(bool((one[name] == two[name]).all()) for name in one)
-    assert any(float(value.abs().max()) > 0 for name, value in one.items() if name.endswith("decode.3.weight"))
+    for last in ("first.estimator.decode.3.weight", "then.separator.estimator.move.0.bias"):
+        assert float(one[f"separator.separator.{last}"].abs().max()) > 0
+    header = checkpoint.read_header(tmp_path / "two" / "both.safetensors")
+    assert [run["config"]["name"] for run in header["runs"]] == ["four_stems", "four_stems_low"]
+    assert header["licence"] == "MIT"
 
 
 def test_the_material_knows_the_pitches_of_names():

@@ -8,7 +8,8 @@ import torch
 import mss
 from mss.filters import ratio_mask
 from mss.nets import GuidedTCN
-from mss.nets.guided import LEAST_MAGNITUDE, LEAST_SHARE, band_matrices, band_starts
+from mss.nets.blocks import LEAST_MAGNITUDE
+from mss.nets.guided import LEAST_SHARE, band_matrices, band_starts
 
 GUIDE = partial(mss.classical.rhythm_section, time_kernel=5, frequency_kernel=5)
 TRANSFORM = mss.STFT(n_fft=512, hop=128)

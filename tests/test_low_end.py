@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import mss
+from mss.audio import resample
 from mss.filters import as_is, softmask
 from mss.nets import LowEnd
 from mss.wrappers import stream
@@ -181,3 +182,32 @@ def test_what_does_not_fit_is_refused():
     slower = mss.SpectralSeparator(Halves(), NAMES, sample_rate=RATE // 2, transform=FIRST)
     with pytest.raises(ValueError, match="one rate"):
         corrected(first=slower)
+
+
+@torch.inference_mode()
+def test_at_a_lower_rate_its_corrections_are_those_of_the_low_end():
+    """Inside `Resampled`: what a tone of 100 Hz is worth at 8000 and at 1000 samples a second is the same."""
+    times = torch.arange(4 * RATE) / RATE
+    x = torch.sin(2 * math.pi * 100 * times)[None, None]
+    network = taught(low_end(bins=129, low=100))
+    slow = mss.SpectralSeparator(network, NAMES, sample_rate=1000, transform=mss.STFT(256, 32), filter=as_is)
+    first = mss.SpectralSeparator(Halves(), NAMES, sample_rate=RATE, transform=FIRST, filter=partial(softmask))
+    model = mss.Corrected(first.eval(), mss.Resampled(slow, RATE)).eval()
+    moved = model(x) - first(x)
+    inside = slow(first(x)[:, :, 0, ::8])  # a tone needs no filter
+    middle = slice(RATE // 8, 3 * RATE // 8)
+    most = float(inside[..., middle].abs().max())
+    assert most > 0.05
+    torch.testing.assert_close(
+        moved[..., ::8][..., middle], inside[..., middle], atol=most / 12, rtol=0
+    )  # a sample late is 60 %
+    blocks = torch.cat(list(stream(model, x.split(3000, -1))), -1)
+    torch.testing.assert_close(blocks, model(x), atol=1e-5, rtol=0)
+
+
+def test_mixed_precision_leaves_the_filters_of_resampling_alone():
+    x = noise()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = resample(x, RATE, 1000)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, resample(x, RATE, 1000))

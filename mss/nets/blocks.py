@@ -1,4 +1,4 @@
-"""What two networks share."""
+"""What networks share."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Magnitudes", "UpConv2d", "full_precision", "mean_and_std"]
+__all__ = ["Magnitudes", "UpConv2d", "convolutions", "full_precision", "mean_and_std"]
+
+KERNEL, HALF = (5, 3), (2, 1)  # of `convolutions`, bands or bins and frames
+# Just above the noise of 16 bits in an STFT of 4096 points. Below, where a codec has cut a song off, there is rounding alone,
+# of which a root and a ratio would make much.
+LEAST_MAGNITUDE = 1e-3
 
 
 class Magnitudes(nn.Module):
@@ -97,6 +103,14 @@ class Magnitudes(nn.Module):
         results = _in_parallel(lambda job: job[0].recur(*job[1:]), jobs, encoded[0].device)
         outputs, states = zip(*results, strict=True)
         return self._bridged(list(outputs)), list(states)
+
+
+def convolutions(*maps: int) -> nn.Sequential:
+    """From maps[0] to maps[1], and so on."""
+    layers = nn.Sequential()
+    for of, to in pairwise(maps):
+        layers.extend([nn.Conv2d(of, to, KERNEL, padding=HALF, bias=False), nn.BatchNorm2d(to), nn.ReLU()])
+    return layers
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:

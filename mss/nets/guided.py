@@ -20,26 +20,21 @@ looks at finitely many frames, so songs of any length pass through in blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mss.filters import ratio_mask
-from mss.nets.blocks import full_precision, mean_and_std
+from mss.nets.blocks import HALF, KERNEL, LEAST_MAGNITUDE, convolutions, full_precision, mean_and_std
 from mss.separator import frames_of_context
 
 __all__ = ["GuidedTCN"]
 
 LEAST_SHARE = 1e-3  # of a target in the masks to start from: from 0 there is no way back
-KERNEL, HALF = (5, 3), (2, 1)  # bands and frames
 BEFORE, AFTER = 3, 3  # convolutions over bands and frames, before and after the layers over time
 STRIDE = 4  # bands that the maps are summed up by before they go into the layers over time
 COARSE = 4  # maps that come out of those layers
-# Just above the noise of 16 bits in an STFT of 4096 points. Below, where a codec has cut a song off, there is rounding alone,
-# of which a root and a ratio would make much.
-LEAST_MAGNITUDE = 1e-3
 
 
 class GuidedTCN(nn.Module):
@@ -198,14 +193,6 @@ class GuidedTCN(nn.Module):
     def _loudness(self, magnitude: Tensor) -> Tensor:
         """(b, c, f, k) -> (b, c, bands seen, k)."""
         return (self.pool @ magnitude.clamp_min(LEAST_MAGNITUDE).pow(self.power))[..., : len(self.input_mean), :]
-
-
-def convolutions(*maps: int) -> nn.Sequential:
-    """From maps[0] to maps[1], and so on."""
-    layers = nn.Sequential()
-    for of, to in pairwise(maps):
-        layers.extend([nn.Conv2d(of, to, KERNEL, padding=HALF, bias=False), nn.BatchNorm2d(to), nn.ReLU()])
-    return layers
 
 
 def band_starts(bins: int, per_octave: int) -> list[int]:

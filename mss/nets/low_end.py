@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mss.nets.blocks import full_precision
-from mss.nets.guided import HALF, KERNEL, LEAST_MAGNITUDE, convolutions
+from mss.nets.blocks import HALF, KERNEL, LEAST_MAGNITUDE, convolutions, full_precision
 
 __all__ = ["LowEnd"]
 
