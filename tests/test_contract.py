@@ -59,7 +59,8 @@ def test_a_batch_is_the_same_as_one_by_one(name, mixture):
 
 
 @every
-@pytest.mark.parametrize("scale", [1e-3, 10, -1])
+# powers of two are not rounded, or a method of hard decisions may decide otherwise where two sides are equally strong
+@pytest.mark.parametrize("scale", [2**-10, 8, -1])
 def test_level_and_polarity(name, scale, mixture, of_mixture):
     if name in LEVEL_DEPENDENT and scale > 0:
         pytest.skip("was trained at the level of records")

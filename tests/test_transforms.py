@@ -102,4 +102,6 @@ def test_the_compiled_inverse_equals_the_differentiable_one(n_fft, hop, length, 
         ours, theirs = transform.inverse(X, wanted), transform.inverse(X.clone().requires_grad_(), wanted)
         assert ours.shape == theirs.shape == (2, 3, wanted)
         assert torch.allclose(ours, theirs.detach(), atol=1e-5 if dtype == torch.complex64 else 1e-12)
-    assert torch.allclose(transform.inverse(X[0, 0], length), transform.inverse(X, length)[0, 0])
+    # one or many at a time, Fourier transforms may round otherwise
+    one, many = transform.inverse(X[0, 0], length), transform.inverse(X, length)[0, 0]
+    assert torch.allclose(one, many, atol=1e-6 if dtype == torch.complex64 else 1e-12)
