@@ -22,7 +22,7 @@ _ZERO_CROSSINGS = 64
 _ROLLOFF = 0.95  # of the lower Nyquist frequency, so that the Kaiser window's slope ends below it
 _BETA = 14.77  # about 140 dB of stopband attenuation
 _LARGEST_KERNEL = 80_000_000  # taps of all filters together: 320 MB; 44.1 to 8.192 kHz are 71 million
-_SHORTEST_BLOCK = 1 << 16  # samples worth building the filters for
+_SHORTEST_BLOCK = 1 << 16  # samples, of the higher rate, worth building the filters for
 
 
 def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
@@ -66,7 +66,7 @@ def resample_blocks(blocks: Iterable[Tensor], from_rate: int, to_rate: int) -> I
         yield from blocks
         return
     reach = math.ceil(reach / p) * p  # samples, a multiple of p
-    step = math.ceil(max(_SHORTEST_BLOCK, 4 * reach) / p) * p
+    step = math.ceil(max(_SHORTEST_BLOCK * p // max(p, q), 4 * reach) / p) * p
     held: list[Tensor] = []
     count = past = 0  # samples held; how many of them are context of the left side
     for block in blocks:
