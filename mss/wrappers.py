@@ -281,36 +281,15 @@ class WithResidual(Wrapper):
         return torch.cat([estimates, (mixture - estimates.sum(1)).unsqueeze(1)], 1)
 
 
-class Cascade(nn.Module):
-    """Splits one stem of a first separator further with a second.
+class _InTurn(nn.Module):
+    """Two separators, one after the other: what both kinds of it say of themselves."""
 
-    Args:
-        first: separates the mixture.
-        then: separates the stem; its targets take the stem's place.
-        stem: a target of `first`.
-
-    Example:
-        >>> Cascade(mss.load("spleeter-2stems"), mss.load("hpss"), stem="accompaniment").targets
-        ('vocals', 'harmonic', 'percussive')
-    """
-
-    def __init__(self, first: Separator, then: Separator, *, stem: str) -> None:
+    def __init__(self, first: Separator, then: Separator) -> None:
         super().__init__()
-        if stem not in first.targets:
-            raise ValueError(f"the first separator has no target {stem!r}; it has {', '.join(first.targets)}")
         if first.sample_rate != then.sample_rate:
             raise ValueError(f"both separators must run at one rate, got {first.sample_rate} and {then.sample_rate} Hz")
-        twice = set(then.targets) & (set(first.targets) - {stem})
-        if twice:
-            raise ValueError(f"both separators have a target {', '.join(sorted(twice))}: Select what each is to give")
         self.first = first
         self.then = then
-        self.stem = stem
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        index = self._index
-        return (*self.first.targets[:index], *self.then.targets, *self.first.targets[index + 1 :])
 
     @property
     def sample_rate(self) -> int:
@@ -324,6 +303,34 @@ class Cascade(nn.Module):
     @property
     def grid(self) -> int:
         return math.lcm(grid_of(self.first), grid_of(self.then))
+
+
+class Cascade(_InTurn):
+    """Splits one stem of a first separator further with a second.
+
+    Args:
+        first: separates the mixture.
+        then: separates the stem; its targets take the stem's place.
+        stem: a target of `first`.
+
+    Example:
+        >>> Cascade(mss.load("spleeter-2stems"), mss.load("hpss"), stem="accompaniment").targets
+        ('vocals', 'harmonic', 'percussive')
+    """
+
+    def __init__(self, first: Separator, then: Separator, *, stem: str) -> None:
+        super().__init__(first, then)
+        if stem not in first.targets:
+            raise ValueError(f"the first separator has no target {stem!r}; it has {', '.join(first.targets)}")
+        twice = set(then.targets) & (set(first.targets) - {stem})
+        if twice:
+            raise ValueError(f"both separators have a target {', '.join(sorted(twice))}: Select what each is to give")
+        self.stem = stem
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        index = self._index
+        return (*self.first.targets[:index], *self.then.targets, *self.first.targets[index + 1 :])
 
     @property
     def _index(self) -> int:
@@ -344,7 +351,7 @@ class Cascade(nn.Module):
         return torch.cat([stems[:, :index], parts, stems[:, index + 1 :]], 1)
 
 
-class Corrected(nn.Module):
+class Corrected(_InTurn):
     """Adds to what a separator gives what a second one, which sees nothing else, finds wrong with it.
 
     Where no weight of the first asks for gradients, it computes as it will in use, though the second is in training.
@@ -360,30 +367,13 @@ class Corrected(nn.Module):
     """
 
     def __init__(self, first: Separator, then: Separator) -> None:
-        super().__init__()
+        super().__init__(first, then)
         if tuple(first.targets) != tuple(then.targets):
             raise ValueError(f"corrections of {', '.join(then.targets)} are not of {', '.join(first.targets)}")
-        if first.sample_rate != then.sample_rate:
-            raise ValueError(f"both separators must run at one rate, got {first.sample_rate} and {then.sample_rate} Hz")
-        self.first = first
-        self.then = then
 
     @property
     def targets(self) -> tuple[str, ...]:
         return self.first.targets
-
-    @property
-    def sample_rate(self) -> int:
-        return self.first.sample_rate
-
-    @property
-    def context(self) -> float | None:
-        first, then = context_of(self.first), context_of(self.then)
-        return None if first is None or then is None else first + then
-
-    @property
-    def grid(self) -> int:
-        return math.lcm(grid_of(self.first), grid_of(self.then))
 
     def train(self, mode: bool = True) -> Corrected:
         """The first takes no part where it is not trained: its dropout and its statistics stay as in use."""
