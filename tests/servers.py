@@ -108,7 +108,7 @@ def make_hub(server: Server, repo: str, *, large: int | None = None, part: int |
     """Makes it a Hub with one repository, that takes commits and serves the files; they are in the dict returned.
 
     Args:
-        server: which becomes the Hub.
+        server: which becomes the Hub; where its `files` say already what is done with a blob, that is done.
         repo: owner/name.
         large: bytes from which a file goes by git-LFS; None: none does.
         part: bytes of which such a file is sent at a time; None: it is sent whole.
@@ -141,7 +141,7 @@ def make_hub(server: Server, repo: str, *, large: int | None = None, part: int |
         objects = []
         for one in asked["objects"]:
             upload: dict = {"href": f"{server.url}/blobs/{one['oid']}?X-Signature={SIGNATURE}"}
-            server.files[f"/blobs/{one['oid']}"] = lambda h, oid=one["oid"]: take(h, oid)
+            server.files.setdefault(f"/blobs/{one['oid']}", lambda h, oid=one["oid"]: take(h, oid))
             if part is not None:
                 numbers = range(1, -(-one["size"] // part) + 1)
                 parts = {str(i): f"{server.url}/blobs/{one['oid']}/{i}?X-Signature={SIGNATURE}" for i in numbers}

@@ -397,13 +397,6 @@ def test_a_hub_that_echoes_the_token_is_not_quoted(where, code, saved, server, m
 
     if where == "PUT":
         server.files[f"/blobs/{download.sha256_of(saved)}"] = echo
-        batch = server.files["/me/umx.git/info/lfs/objects/batch"]
-
-        def keeping(handler) -> None:
-            batch(handler)
-            server.files[f"/blobs/{download.sha256_of(saved)}"] = echo
-
-        server.files["/me/umx.git/info/lfs/objects/batch"] = keeping
     else:
         server.files["/me/umx.git/info/lfs/objects/batch" if where == "batch" else where] = echo
     if where == "/api/repos/create":  # else it is enough that the repository is there
