@@ -44,6 +44,7 @@ class Options:
         separator: what is trained, as `mss.build` takes it.
         parts: of the separator, taken from checkpoints as they are and not trained, e.g. {first: trained/umx/best.safetensors};
             what is wrapped there is taken out of its wrappers.
+        start: checkpoint of a separator of this kind, whose weights the training starts from: fine-tuning. Default: new ones.
         network: one that the separator has, as ${network}, once or more often.
         filter: of the separator in the end, where it is to be another than in training, as `mss.build` takes it.
         wrap: what is put around it in the end, from the inside out, e.g. {WithResidual: {name: accompaniment}}.
@@ -74,6 +75,7 @@ class Options:
     data: dict[str, Any] = field(default_factory=dict)
     separator: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, Any] = field(default_factory=dict)
+    start: str | None = None
     network: dict[str, Any] = field(default_factory=dict)
     filter: dict[str, Any] | None = None
     wrap: dict[str, Any] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""Makes the weights of the model four-stems: trains its two networks, one after the other.
+"""Makes the weights of the model four-stems: trains its two networks, one after the other, the second in two runs.
 
     python scripts/four_stems_material.py --out material ...
-    python scripts/four_stems_train.py material --out trained          # two hours of two cores
+    python scripts/four_stems_train.py material --out trained          # four hours of two cores
     cp trained/four-stems.safetensors mss/weights/
 
 Stopped and called again, it goes on where it was. The same files give the same weights on one kind of CPU.
@@ -13,13 +13,14 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mss import checkpoint
 
-FIRST, SECOND = "four_stems", "four_stems_low"
+FIRST, SECOND, THIRD = "four_stems", "four_stems_low", "four_stems_low_on"
 NAME = "four-stems.safetensors"
-# Facts of a run that the file keeps of both; the rest the file says of itself.
+# Facts of a run that the file keeps of all; the rest the file says of itself.
 FACTS = ("config", "augmentation", "data_digest", "command", "commit", "environment", "metrics")
 # Tensors of a step are tens of megabytes: kept by the process instead of given back, they cost a quarter less time.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
@@ -32,12 +33,16 @@ def main() -> int:
     given = p.parse_args()
     if not (songs := given.material / "songs").is_dir():
         p.error(f"{songs}: there is no such folder; scripts/four_stems_material.py makes it")
-    first, second = (given.out / name / "best.safetensors" for name in (FIRST, SECOND))
+    first, second, third = (given.out / name / "best.safetensors" for name in (FIRST, SECOND, THIRD))
+    begun = given.out / f"{SECOND}.safetensors"
     if code := train(FIRST, songs, first.parent):
         return code
     if code := train(SECOND, songs, second.parent, f"parts.first={first}"):
         return code
-    pack(first, second, given.out / NAME)
+    pack([first, second], begun)
+    if code := train(THIRD, songs, third.parent, f"parts.first={first}", f"start={begun}"):
+        return code
+    pack([first, second, third], given.out / NAME)
     print(given.out / NAME)
     return 0
 
@@ -50,16 +55,16 @@ def train(name: str, songs: Path, out: Path, *more: str) -> int:
     return subprocess.run(command, env=os.environ | MEMORY, check=False).returncode
 
 
-def pack(first: Path, second: Path, path: Path) -> None:
-    """What the second run has made, with the facts of both, in a file of 16 bits a weight.
+def pack(made: Sequence[Path], path: Path) -> None:
+    """What the last of some runs has made, with the facts of all, in a file of 16 bits a weight.
 
     Raises:
         mss.checkpoint.CheckpointError: not a checkpoint.
     """
-    headers = [checkpoint.read_header(file) for file in (first, second)]
+    headers = [checkpoint.read_header(file) for file in made]
     runs = [{name: header[name] for name in FACTS if name in header} for header in headers]
-    said = {name: headers[1][name] for name in ("licence", "training_data")}
-    checkpoint.save(checkpoint.load(second), path, half=True, **said, runs=runs)
+    said = {name: headers[-1][name] for name in ("licence", "training_data")}
+    checkpoint.save(checkpoint.load(made[-1]), path, half=True, **said, runs=runs)
 
 
 if __name__ == "__main__":

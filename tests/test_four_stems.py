@@ -108,7 +108,7 @@ def test_the_recipe_gives_the_same_weights_twice(tmp_path):
             assert train.main([f"experiment={name}", f"data.root={tmp_path / 'songs'}", *arguments]) == 0
         pack = runpy.run_path(str(ROOT / "scripts" / "four_stems_train.py"))["pack"]
         files = [tmp_path / out / name / "best.safetensors" for name in ("four_stems", "four_stems_low")]
-        pack(*files, tmp_path / out / "both.safetensors")
+        pack(files, tmp_path / out / "both.safetensors")
         results.append(load_file(tmp_path / out / "both.safetensors"))
     one, two = results
     assert one.keys() == two.keys()

@@ -17,6 +17,7 @@ from mss.files import config_folder
 from tests.conftest import sdr
 
 RATE = 44100
+BEST = "best.safetensors"
 TINY = {  # what makes an experiment small enough for a test
     "umx": ["network.hidden=16", "network.layers=1"],
     "xumx": ["network.hidden=16", "network.layers=1", "data.batch_size=2"],
@@ -32,16 +33,13 @@ TINY = {  # what makes an experiment small enough for a test
     "cpu_fcn": ["network.hidden=[16]"],
     "cpu_deep_clustering": ["network.hidden=8", "network.layers=1", "network.dimension=4"],
     "four_stems": ["separator.estimator.hidden=8", "data.synthetic=null", "data.extra_share=null", "data.valid=null"],
-    "four_stems_low": [
-        *(
-            "separator.then.separator.estimator.hidden=8",
-            "data.synthetic=null",
-            "data.extra_share=null",
-            "data.valid=null",
-        ),
-        "parts.first=first.safetensors",
-    ],
 }
+TINY["four_stems_low"] = [
+    "separator.then.separator.estimator.hidden=8",
+    "parts.first=first.safetensors",
+    *TINY["four_stems"][1:],
+]
+TINY["four_stems_low_on"] = ["start=second.safetensors", *TINY["four_stems_low"]]
 SHORT = ["data.seconds=1", "data.per_track=2", "data.batch_size=2", "trainer.max_epochs=1", "trainer.accelerator=cpu"]
 
 
@@ -71,8 +69,13 @@ def run(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("experiment", sorted(set(TINY)))
 def test_every_experiment_trains_and_what_it_saves_separates(experiment, run, tmp_path, capfd):
-    if experiment == "four_stems_low":
+    if "parts.first=first.safetensors" in TINY[experiment]:
         mss.save(mss.MidSide(mss.EachChannel(first_part())), tmp_path / "first.safetensors")
+    if "start=second.safetensors" in TINY[experiment]:
+        before = TINY[experiment][1:]
+        assert run("experiment=four_stems_low", "out=before", *before, *SHORT, "trainer.limit_train_batches=1") == 0
+        capfd.readouterr()
+        (tmp_path / "before" / "best.safetensors").rename(tmp_path / "second.safetensors")
     assert run(f"experiment={experiment}", *SHORT, *TINY[experiment], "trainer.limit_train_batches=2") == 0
     said = capfd.readouterr()
     assert "run/best.safetensors" in said.out
@@ -118,6 +121,33 @@ def test_parts_that_are_not_there_are_said(run, capfd):
     tiny = ["experiment=four_stems_low", *TINY["four_stems_low"], *SHORT]
     assert run(*tiny) == USAGE
     assert "first.safetensors: no such file" in capfd.readouterr().err
+
+
+def test_a_training_starts_from_the_weights_it_is_given(run, tmp_path, capfd):
+    assert run(*small()) == 0
+    trained = mss.load(tmp_path / "run" / BEST)
+    for (
+        p
+    ) in trained.parameters():  # those of other songs: of these, the statistics of the input would come out the same
+        torch.nn.init.normal_(p, std=0.1)
+    mss.save(trained, tmp_path / "before.safetensors")
+    (tmp_path / "run").rename(tmp_path / "trained")
+    begin = "start=before.safetensors"
+    assert run(*small("optimizer.lr=0", begin)) == 0
+    kept = dict(mss.load(tmp_path / "run" / BEST).named_parameters())
+    for name, value in trained.named_parameters():
+        torch.testing.assert_close(kept[name], value, rtol=1e-5, atol=1e-9, msg=name)  # the moving average rounds
+    assert checkpoint.read_header(tmp_path / "run" / BEST)["config"]["start"] == "before.safetensors"
+    (tmp_path / "run").rename(tmp_path / "kept")
+    capfd.readouterr()
+    assert run(*small(begin, "network.hidden=32")) == USAGE
+    said = capfd.readouterr().err
+    assert "start: before.safetensors holds another separator" in said
+    assert "((16,) there, (32,) here)" in said
+    assert said.count("\n") == 1
+    assert run(*small("start=nowhere.safetensors")) == USAGE
+    assert "nowhere.safetensors: no such file" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_experiment_is_left_out():

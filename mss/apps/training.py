@@ -62,7 +62,7 @@ class Run:
             torch.set_num_threads(options.threads)
         lightning.seed_everything(options.seed, verbose=False)
         try:
-            self.separator: Separator = assembled(options.separator, options.parts)
+            self.separator: Separator = assembled(options.separator, options.parts, options.start)
             self.finished = wrapped(filtered(self.separator, options.filter), options.wrap)
             self.data = self._data()
             self.module = self._module()
@@ -142,6 +142,7 @@ class Run:
             scheduler=setup.schedule_of(schedule.pop("name"), schedule),
             finished=self.finished,
             classes=options.classes,
+            fitted=options.start is not None,
             seed=options.seed,
         )
 
@@ -220,15 +221,35 @@ class Run:
         print(f"score it: python -m mss.evaluate data={self.options.data['root'] or 'FOLDER'} separator={path}")
 
 
-def assembled(described: dict[str, Any], parts: dict[str, Any]) -> Separator:
-    """Builds the separator; parts of it, by their names, come from checkpoints and ask for no gradients."""
+def assembled(described: dict[str, Any], parts: dict[str, Any], start: str | None = None) -> Separator:
+    """Builds the separator, with the weights of the checkpoint `start` if there is one.
+
+    Parts of it, by their names, come from checkpoints of their own and ask for no gradients.
+
+    Raises:
+        UsageError: the checkpoint `start` has weights of other names or shapes.
+    """
     trained = {name: inside(checkpoint.load(path)) for name, path in parts.items()}
     separator = build({**described, **{name: spec(part) for name, part in trained.items()}})
+    if start is not None:
+        begin_with(separator, inside(checkpoint.load(start)), start)
     for name, part in trained.items():
         own = getattr(separator, name)
         own.load_state_dict(part.state_dict())
         own.requires_grad_(False)
     return separator.train()
+
+
+def begin_with(separator: Separator, trained: Separator, path: str) -> None:
+    """Gives a separator the weights of one that was trained."""
+    own, given = ({name: tuple(x.shape) for name, x in s.state_dict().items()} for s in (separator, trained))
+    if other := sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name)):
+        raise UsageError(
+            f"start: {path} holds another separator: {len(other)} of its weights or of this one's are not in the other or have "
+            f"another shape there, the first {other[0]} ({given.get(other[0], 'not')} there, {own.get(other[0], 'not')} here): "
+            "give the separator= of that file, or another file"
+        )
+    separator.load_state_dict(trained.state_dict())
 
 
 def inside(separator: Separator) -> Separator:

@@ -45,6 +45,7 @@ class Training(lightning.LightningModule):
         finished: what is scored and saved, where it is more than `separator`: the same one inside a wrapper.
         classes: what the losses compare with, where that is not the separator's targets: deep clustering learns from
             other groups than it makes. Estimates are then scored in their best order.
+        fitted: whether the network has the statistics of its input already, as one has that was trained before.
         seed: of augmentation and dropout; that of a step depends on nothing but the seed, the step and the rank.
 
     Logs `train/loss` and each loss, `valid/loss`, `valid/sdr` and `valid/sdr/<target>` (dB, whole songs, their mean).
@@ -61,6 +62,7 @@ class Training(lightning.LightningModule):
         scheduler: Callable[[torch.optim.Optimizer, int], dict[str, Any]] | None = None,
         finished: Separator | None = None,
         classes: Sequence[str] | None = None,
+        fitted: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -71,6 +73,7 @@ class Training(lightning.LightningModule):
         self.scheduler = scheduler
         self.classes = tuple(classes or separator.targets)
         self.anonymous = classes is not None
+        self.fitted = fitted
         self.seed = seed
         self._finished = [separator if finished is None else finished]  # in a list: its weights are the separator's
         self.register_buffer("matrix", target_matrix(stems, self.classes), persistent=False)  # (n, s)
@@ -84,7 +87,7 @@ class Training(lightning.LightningModule):
     def setup(self, stage: str) -> None:
         """Fits the statistics of the input, where the network has any; a resumed run replaces them by what it had."""
         fit = getattr(getattr(self.separator, "estimator", self.separator), "fit_input", None)
-        if stage == "fit" and fit is not None:
+        if stage == "fit" and fit is not None and not self.fitted:
             fit(self.separator.transform(x) for x in self.trainer.datamodule.mixtures())
 
     def forward(self, mixture: Tensor) -> Tensor:
