@@ -201,9 +201,13 @@ class SpectralSeparator(nn.Module):
         grid = getattr(self.estimator, "grid", 1)
         most = min(self.BLOCK, getattr(self.estimator, "block", self.BLOCK))
         size, margin = self._rounded(max(most, 2 * frames)), -(-frames // grid) * grid
-        spectra = self.transform.blocks(blocks, size)
-        filtered = (self.filter(self.estimator(X)[..., own], X[..., own]) for X, own in _with_margin(spectra, margin))
-        return self.transform.inverse_blocks(filtered)
+        spectra = _with_margin(self.transform.blocks(blocks, size), margin)
+        # by map, as the variable of a loop would hold each block until the next is there
+        return self.transform.inverse_blocks(map(self._filtered_block, spectra))
+
+    def _filtered_block(self, block: tuple[Tensor, slice]) -> Tensor:
+        X, own = block
+        return self.filter(self.estimator(X)[..., own], X[..., own])
 
     def _scanned(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """The same for an estimator that scans."""
@@ -263,10 +267,14 @@ def _joined(blocks: Iterable[Tensor], length: int) -> Tensor:
     return whole
 
 
+def _alone(block: Tensor) -> tuple[Tensor, slice]:
+    return block, slice(None)
+
+
 def _with_margin(blocks: Iterable[Tensor], margin: int) -> Iterator[tuple[Tensor, slice]]:
     """Each (..., k) block with up to `margin` frames of its neighbours on either side, and where its own frames are."""
     if margin == 0:
-        yield from ((block, slice(None)) for block in blocks)
+        yield from map(_alone, blocks)
         return
     window: deque[Tensor] = deque(maxlen=2)  # the last block and this one
     for block in chain(blocks, [None]):

@@ -128,14 +128,17 @@ class STFT:
 
         The last block runs past the end of the waveform that was analysed: cut the total to its length.
         """
-        half = self.n_fft // 2
-        adder, envelope, skip = _OverlapAdd(self.hop), _OverlapAdd(self.hop), half
-        for X in spectra:
+        adder, envelope, skip = _OverlapAdd(self.hop), _OverlapAdd(self.hop), self.n_fft // 2
+
+        def synthesised(X: Tensor) -> Tensor:
+            nonlocal skip
             window = self._window(X.real)
             done = adder.add(self._synthesise(X, window))
             norm = envelope.add(window.square().expand(X.shape[-1], -1))
-            yield done[..., skip:] / norm[skip:].clamp_min(torch.finfo(norm.dtype).tiny)
-            skip = max(skip - done.shape[-1], 0)
+            left, skip = skip, max(skip - done.shape[-1], 0)
+            return done[..., left:] / norm[left:].clamp_min(torch.finfo(norm.dtype).tiny)
+
+        yield from map(synthesised, spectra)  # not in a loop, whose variable would hold a block while the next is made
         if adder.tail is not None:
             yield adder.tail[..., skip:] / envelope.tail[skip:].clamp_min(torch.finfo(envelope.tail.dtype).tiny)
 
