@@ -18,6 +18,7 @@ from tests.conftest import ROOT, sdr
 
 NAMES = ("vocals", "drums", "bass", "other")
 WEIGHTS = zoo.WEIGHTS / "four-stems.safetensors"
+RUNS = ("four_stems", "four_stems_low", "four_stems_low_on")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_the_recipe_gives_the_same_weights_twice(tmp_path):
             write(path, 0.1 * torch.randn(2, 4 * 44100, generator=generator), 44100, encoding=Encoding("wav", "int16"))
     results = []
     for out in ("one", "two"):
-        for name in ("four_stems", "four_stems_low"):
+        for name in RUNS:
             options = {
                 "data.synthetic": "null",
                 "data.extra_share": "null",
@@ -102,21 +103,22 @@ def test_the_recipe_gives_the_same_weights_twice(tmp_path):
                 "out": tmp_path / out / name,
                 "quiet": "true",
             }
-            if name == "four_stems_low":
+            if name != "four_stems":
                 options["parts.first"] = tmp_path / out / "four_stems" / "best.safetensors"
+            if name == "four_stems_low_on":
+                options["start"] = tmp_path / out / "four_stems_low" / "best.safetensors"
             arguments = [f"{key}={value}" for key, value in options.items()]
             assert train.main([f"experiment={name}", f"data.root={tmp_path / 'songs'}", *arguments]) == 0
         pack = runpy.run_path(str(ROOT / "scripts" / "four_stems_train.py"))["pack"]
-        files = [tmp_path / out / name / "best.safetensors" for name in ("four_stems", "four_stems_low")]
-        pack(files, tmp_path / out / "both.safetensors")
-        results.append(load_file(tmp_path / out / "both.safetensors"))
+        pack([tmp_path / out / name / "best.safetensors" for name in RUNS], tmp_path / out / "all.safetensors")
+        results.append(load_file(tmp_path / out / "all.safetensors"))
     one, two = results
     assert one.keys() == two.keys()
     assert all(bool((one[name] == two[name]).all()) for name in one)
     for last in ("first.estimator.decode.3.weight", "then.separator.estimator.move.0.bias"):
         assert float(one[f"separator.separator.{last}"].abs().max()) > 0
-    header = checkpoint.read_header(tmp_path / "two" / "both.safetensors")
-    assert [run["config"]["name"] for run in header["runs"]] == ["four_stems", "four_stems_low"]
+    header = checkpoint.read_header(tmp_path / "two" / "all.safetensors")
+    assert [run["config"]["name"] for run in header["runs"]] == list(RUNS)
     assert header["licence"] == "MIT"
 
 

@@ -276,6 +276,26 @@ def test_gradients_reach_every_parameter_of_a_network_in_training(generator):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in estimator.parameters())
 
 
+def test_a_stream_holds_no_spectrum_while_it_waits(noise):
+    alive = weakref.WeakSet()
+
+    def estimator(X):
+        alive.update((X, V := torch.stack([X.abs(), X.abs()], 1)))
+        return V
+
+    def blocks():
+        for block in noise.split(4000, -1):
+            assert not alive, "while the next block is waited for"
+            yield block
+
+    estimator.context, estimator.block = 0, 32  # frames
+    received = 0
+    for y in spectral(estimator).stream(blocks()):
+        assert not alive, "while what came out is used"
+        received += y.shape[-1]
+    assert received == noise.shape[-1]
+
+
 def test_copies_of_a_stream_keep_no_block_that_all_have_given():
     alive = weakref.WeakSet()
 
