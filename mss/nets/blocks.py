@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Magnitudes", "UpConv2d", "convolutions", "full_precision", "mean_and_std"]
+__all__ = ["DilatedBlocks", "Magnitudes", "UpConv2d", "convolutions", "full_precision", "mean_and_std"]
 
 KERNEL, HALF = (5, 3), (2, 1)  # of `convolutions`, bands or bins and frames
 # Just above the noise of 16 bits in an STFT of 4096 points. Below, where a codec has cut a song off, there is rounding alone,
@@ -111,6 +111,33 @@ def convolutions(*maps: int) -> nn.Sequential:
     for of, to in pairwise(maps):
         layers.extend([nn.Conv2d(of, to, KERNEL, padding=HALF, bias=False), nn.BatchNorm2d(to), nn.ReLU()])
     return layers
+
+
+class DilatedBlocks(nn.ModuleList):
+    """Residual dilated convolutions over time (Bai et al. 2018), of three taps each, as `GuidedTCN` and `LowEnd` have them.
+
+    Args:
+        hidden: h, their width.
+        dilations: one for each block; the output looks at as many frames on either side as their sum.
+        dropout: after each block.
+    """
+
+    def __init__(self, hidden: int, dilations: Sequence[int], dropout: float) -> None:
+        super().__init__(
+            nn.Sequential(
+                nn.Conv1d(hidden, hidden, 3, dilation=d, padding=d, bias=False),
+                nn.BatchNorm1d(hidden),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+            )
+            for d in dilations
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, h, k) -> (b, h, k)."""
+        for block in self:
+            x = x + block(x)
+        return x
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from mss.filters import ratio_mask
-from mss.nets.blocks import HALF, KERNEL, LEAST_MAGNITUDE, convolutions, full_precision, mean_and_std
+from mss.nets.blocks import HALF, KERNEL, LEAST_MAGNITUDE, DilatedBlocks, convolutions, full_precision, mean_and_std
 from mss.separator import frames_of_context
 
 __all__ = ["GuidedTCN"]
@@ -111,15 +111,7 @@ class GuidedTCN(nn.Module):
             nn.BatchNorm1d(hidden),
             nn.Tanh(),
         )
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv1d(hidden, hidden, 3, dilation=d, padding=d, bias=False),
-                nn.BatchNorm1d(hidden),
-                nn.ReLU(),
-                nn.Dropout(dropout),
-            )
-            for d in self.dilations
-        )
+        self.blocks = DilatedBlocks(hidden, dilations, dropout)
         self.decode = nn.Sequential(
             nn.Conv1d(2 * hidden, hidden, 1, bias=False),
             nn.BatchNorm1d(hidden),
@@ -172,10 +164,7 @@ class GuidedTCN(nn.Module):
             looked = self.look(known)  # (b, m, bands seen, k)
             seen.append(self.sum_up(looked).flatten(1, 2))
         encoded = self.encode(torch.cat(seen, 1))  # (b, h, k)
-        x = encoded
-        for block in self.blocks:
-            x = x + block(x)
-        hidden = self.decode[:-1](torch.cat([encoded, x], 1))
+        hidden = self.decode[:-1](torch.cat([encoded, self.blocks(encoded)], 1))
         y = self.decode[-1](hidden).unflatten(1, (known.shape[1], -1))
         if not self.maps:
             return y

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mss.nets.blocks import HALF, KERNEL, LEAST_MAGNITUDE, convolutions, full_precision
+from mss.nets.blocks import HALF, KERNEL, LEAST_MAGNITUDE, DilatedBlocks, convolutions, full_precision
 
 __all__ = ["LowEnd"]
 
@@ -91,15 +91,7 @@ class LowEnd(nn.Module):
             nn.BatchNorm1d(hidden),
             nn.Tanh(),
         )
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv1d(hidden, hidden, 3, dilation=d, padding=d, bias=False),
-                nn.BatchNorm1d(hidden),
-                nn.ReLU(),
-                nn.Dropout(dropout),
-            )
-            for d in self.dilations
-        )
+        self.blocks = DilatedBlocks(hidden, dilations, dropout)
         self.decode = nn.Sequential(nn.Conv1d(2 * hidden, hidden, 1, bias=False), nn.BatchNorm1d(hidden), nn.ReLU())
         self.recall = nn.Conv1d(hidden, COARSE * low, 1)
         self.join = convolutions(maps + COARSE, *[maps] * (AFTER - 1))
@@ -149,10 +141,7 @@ class LowEnd(nn.Module):
         """(b, n octaves, k) and (b, 4 n + 1, f, k) -> (b, n n, f, k)."""
         looked = self.look(known)  # (b, m, f, k)
         encoded = self.encode(torch.cat([octaves, known.flatten(1, 2), self.sum_up(looked).flatten(1, 2)], 1))
-        x = encoded
-        for block in self.blocks:
-            x = x + block(x)
-        hidden = self.decode(torch.cat([encoded, x], 1))  # (b, h, k)
+        hidden = self.decode(torch.cat([encoded, self.blocks(encoded)], 1))  # (b, h, k)
         recalled = self.recall(hidden).unflatten(1, (COARSE, -1))
         by_frame, by_bin = self.move
         moved = by_frame(hidden).unflatten(1, (self.estimates**2, -1))
