@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mss.audio import resample, resample_blocks
 from mss.separator import Separator, context_of, grid_of, no_longer, require_mixture
-from mss.wrappers import Wrapper, stream
+from mss.wrappers import Wrapper, stream, sum_and_difference
 
 __all__ = ["EachChannel", "MidSide", "Resampled", "Select", "StereoPairs"]
 
@@ -48,19 +48,11 @@ class MidSide(Wrapper):
     def forward(self, mixture: Tensor) -> Tensor:
         """(b, c, t) -> (b, n, c, t), any c."""
         require_mixture(mixture)
-        return self._turned(self.separator(self._turned(mixture, 0.5)))
+        return sum_and_difference(self.separator(sum_and_difference(mixture, 0.5)))
 
     def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        turned = (self._turned(block, 0.5) for block in blocks)
-        yield from (self._turned(y) for y in stream(self.separator, turned))
-
-    @staticmethod
-    def _turned(x: Tensor, scale: float = 1.0) -> Tensor:
-        """(..., 2, t), sum and difference of the channels; twice with half of them in between is where it was."""
-        if x.shape[-2] != 2:
-            return x
-        first, second = scale * x[..., 0, :], scale * x[..., 1, :]
-        return torch.stack([first + second, first - second], -2)
+        turned = (sum_and_difference(block, 0.5) for block in blocks)
+        yield from (sum_and_difference(y) for y in stream(self.separator, turned))
 
 
 class StereoPairs(Wrapper):

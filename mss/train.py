@@ -42,8 +42,7 @@ class Options:
         name: of the run; an experiment has its own.
         data: arguments of `mss.data.DataModule`; data.root is the folder of the data set.
         separator: what is trained, as `mss.build` takes it.
-        parts: of the separator, taken from checkpoints as they are and not trained, e.g. {first: trained/umx/best.safetensors};
-            what is wrapped there is taken out of its wrappers.
+        parts: of the separator, taken from checkpoints as they are and not trained, e.g. {first: trained/umx/best.safetensors}.
         start: checkpoint of a separator of this kind, whose weights the training starts from: fine-tuning. Default: new ones.
         network: one that the separator has, as ${network}, once or more often.
         filter: of the separator in the end, where it is to be another than in training, as `mss.build` takes it.

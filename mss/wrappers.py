@@ -29,6 +29,7 @@ __all__ = [
     "Wrapper",
     "aligned",
     "stream",
+    "sum_and_difference",
 ]
 
 
@@ -359,6 +360,8 @@ class Corrected(_InTurn):
     Args:
         first: separates the mixture.
         then: takes the estimates of one channel as its channels, (b, n, t), to corrections (b, n, 1, t).
+        mid_side: stereo is given to it as half sum and half difference, too, and the mean of both corrections is taken: a
+            note is never hidden by the same others in all of these.
 
     Example:
         >>> network = mss.nets.LowEnd(3, bins=4097, low=80)
@@ -366,10 +369,11 @@ class Corrected(_InTurn):
         >>> Corrected(first, low)
     """
 
-    def __init__(self, first: Separator, then: Separator) -> None:
+    def __init__(self, first: Separator, then: Separator, *, mid_side: bool = False) -> None:
         super().__init__(first, then)
         if tuple(first.targets) != tuple(then.targets):
             raise ValueError(f"corrections of {', '.join(then.targets)} are not of {', '.join(first.targets)}")
+        self.mid_side = mid_side
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -386,27 +390,41 @@ class Corrected(_InTurn):
         """(b, c, t) -> (b, n, c, t)."""
         with torch.no_grad() if self._fixed else nullcontext():
             estimates = self.first(mixture)
-        return estimates + self._unfolded(self.then(self._folded(estimates)), len(mixture))
+        return self._corrected(estimates, self.then(self._folded(estimates)))
 
     def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         estimates, copy = copies(stream(self.first, blocks))
         corrections = stream(self.then, (self._folded(block) for block in copy))
         for block, correction in aligned(estimates, corrections):
-            yield block + self._unfolded(correction, len(block))
+            yield self._corrected(block, correction)
 
     @property
     def _fixed(self) -> bool:
         return isinstance(self.first, nn.Module) and not any(p.requires_grad for p in self.first.parameters())
 
-    @staticmethod
-    def _folded(estimates: Tensor) -> Tensor:
-        """(b, n, c, t) -> (b c, n, t)."""
+    def _folded(self, estimates: Tensor) -> Tensor:
+        """(b, n, c, t) -> (b v, n, t), where stereo has four views v with `mid_side`, else every channel is one."""
+        if self.mid_side and estimates.shape[2] == 2:
+            estimates = torch.cat([estimates, sum_and_difference(estimates, 0.5)], 2)
         return estimates.transpose(1, 2).flatten(0, 1)
 
     @staticmethod
-    def _unfolded(corrections: Tensor, batch: int) -> Tensor:
-        """(b c, n, 1, t) -> (b, n, c, t)."""
-        return corrections.squeeze(2).unflatten(0, (batch, -1)).transpose(1, 2)
+    def _corrected(estimates: Tensor, corrections: Tensor) -> Tensor:
+        """(b, n, c, t) and (b v, n, 1, t) -> (b, n, c, t)."""
+        batch, _, channels, _ = estimates.shape
+        views = corrections.squeeze(2).unflatten(0, (batch, -1)).transpose(1, 2)  # (b, n, v, t)
+        if views.shape[2] == channels:
+            return estimates + views
+        own, turned = views.chunk(2, 2)
+        return estimates + (own + sum_and_difference(turned)) / 2
+
+
+def sum_and_difference(x: Tensor, scale: float = 1.0) -> Tensor:
+    """(..., 2, t), of the two channels; twice with half of them in between is where it was. Other (..., c, t) stay."""
+    if x.shape[-2] != 2:
+        return x
+    first, second = scale * x[..., 0, :], scale * x[..., 1, :]
+    return torch.stack([first + second, first - second], -2)
 
 
 class Refined(nn.Module):

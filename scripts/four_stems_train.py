@@ -1,5 +1,7 @@
 """Makes the weights of the model four-stems: trains its two networks, one after the other, the second in two runs.
 
+The second network in the file has the mean of the weights that it has after each of its runs (Wortsman et al. 2022).
+
     python scripts/four_stems_material.py --out material ...
     python scripts/four_stems_train.py material --out trained          # four hours of two cores
     cp trained/four-stems.safetensors mss/weights/
@@ -42,7 +44,7 @@ def main() -> int:
     pack([first, second], begun)
     if code := train(THIRD, songs, third.parent, f"parts.first={first}", f"start={begun}"):
         return code
-    pack([first, second, third], given.out / NAME)
+    pack([first, second, third], given.out / NAME, mean_with=begun)
     print(given.out / NAME)
     return 0
 
@@ -55,8 +57,13 @@ def train(name: str, songs: Path, out: Path, *more: str) -> int:
     return subprocess.run(command, env=os.environ | MEMORY, check=False).returncode
 
 
-def pack(made: Sequence[Path], path: Path) -> None:
+def pack(made: Sequence[Path], path: Path, *, mean_with: Path | None = None) -> None:
     """What the last of some runs has made, with the facts of all, in a file of 16 bits a weight.
+
+    Args:
+        made: the checkpoint of each run.
+        path: of the file.
+        mean_with: a checkpoint of the same separator; the weights are the mean of both.
 
     Raises:
         mss.checkpoint.CheckpointError: not a checkpoint.
@@ -64,7 +71,13 @@ def pack(made: Sequence[Path], path: Path) -> None:
     headers = [checkpoint.read_header(file) for file in made]
     runs = [{name: header[name] for name in FACTS if name in header} for header in headers]
     said = {name: headers[-1][name] for name in ("licence", "training_data")}
-    checkpoint.save(checkpoint.load(made[-1]), path, half=True, **said, runs=runs)
+    separator = checkpoint.load(made[-1])
+    if mean_with is not None:
+        other = checkpoint.load(mean_with).state_dict()
+        for name, weights in separator.state_dict().items():
+            if weights.is_floating_point():
+                weights.lerp_(other[name], 0.5)
+    checkpoint.save(separator, path, half=True, **said, runs=runs)
 
 
 if __name__ == "__main__":

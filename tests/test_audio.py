@@ -264,6 +264,11 @@ def test_resampling_in_blocks_equals_the_whole(before, after):
     assert torch.equal(torch.cat(list(audio.resample_blocks(x.split(999, dim=1), before, before)), dim=1), x)
 
 
+def test_resampling_takes_any_layout_in_memory():
+    x = noise(2, 9000).view(1, 2, -1).expand(3, 2, -1).transpose(0, 1)
+    assert torch.equal(audio.resample(x, 44100, 16000), audio.resample(x.contiguous(), 44100, 16000))
+
+
 def test_resampling_keeps_a_sine_and_removes_what_would_alias(tmp_path):
     t = torch.arange(44100, dtype=torch.float64) / 44100
     sine = torch.sin(2 * torch.pi * 1000 * t)[None].float()

@@ -77,8 +77,10 @@ def experiment(name):
 
 def test_the_recipe_builds_what_the_weights_are_of():
     first = experiment("four_stems")["separator"]
+    for wrapper in experiment("four_stems")["wrap"]:
+        first = {"_target_": f"mss.{wrapper}", "separator": first}
     built = mss.build({**experiment("four_stems_low")["separator"], "first": first})
-    ours = {f"separator.separator.{name}": tuple(value.shape) for name, value in built.state_dict().items()}
+    ours = {name: tuple(value.shape) for name, value in built.state_dict().items()}
     assert {name: tuple(value.shape) for name, value in load_file(WEIGHTS).items()} == ours
 
 
@@ -110,13 +112,17 @@ def test_the_recipe_gives_the_same_weights_twice(tmp_path):
             arguments = [f"{key}={value}" for key, value in options.items()]
             assert train.main([f"experiment={name}", f"data.root={tmp_path / 'songs'}", *arguments]) == 0
         pack = runpy.run_path(str(ROOT / "scripts" / "four_stems_train.py"))["pack"]
-        pack([tmp_path / out / name / "best.safetensors" for name in RUNS], tmp_path / out / "all.safetensors")
+        made = [tmp_path / out / name / "best.safetensors" for name in RUNS]
+        pack(made, tmp_path / out / "all.safetensors", mean_with=made[1])
         results.append(load_file(tmp_path / out / "all.safetensors"))
     one, two = results
     assert one.keys() == two.keys()
     assert all(bool((one[name] == two[name]).all()) for name in one)
-    for last in ("first.estimator.decode.3.weight", "then.separator.estimator.move.0.bias"):
-        assert float(one[f"separator.separator.{last}"].abs().max()) > 0
+    last = "then.separator.estimator.move.0.bias"
+    before, after = (load_file(file)[last] for file in made[1:])
+    assert float(one["first.separator.separator.estimator.decode.3.weight"].abs().max()) > 0
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(one[last].float(), (before + after) / 2, rtol=1e-3, atol=1e-7)
     header = checkpoint.read_header(tmp_path / "two" / "all.safetensors")
     assert [run["config"]["name"] for run in header["runs"]] == list(RUNS)
     assert header["licence"] == "MIT"

@@ -89,9 +89,26 @@ def test_every_channel_is_corrected_by_itself():
 
 
 @torch.inference_mode()
-def test_blocks_give_what_the_whole_gives():
+def test_mid_and_side_are_corrected_too():
+    x = noise(channels=2, batch=2)
+    one, both = corrected(), corrected()
+    both.mid_side = True
+    turned = torch.stack([x[:, 0] + x[:, 1], x[:, 0] - x[:, 1]], 1) / 2
+    estimates = both.first(x)
+    own, other = (one(y) - one.first(y) for y in (x, turned))
+    back = torch.stack([other[:, :, 0] + other[:, :, 1], other[:, :, 0] - other[:, :, 1]], 2)
+    torch.testing.assert_close(both(x), estimates + (own + back) / 2, atol=1e-5, rtol=0)
+    assert float((own - back).abs().max()) > 1e-3
+    mono = x[:, :1]
+    torch.testing.assert_close(both(mono), one(mono))
+
+
+@pytest.mark.parametrize("mid_side", [False, True])
+@torch.inference_mode()
+def test_blocks_give_what_the_whole_gives(mid_side):
     x = noise(7.3, channels=2)
     model = corrected()
+    model.mid_side = mid_side
     blocks = torch.cat(list(stream(model, x.split(5000, -1))), -1)
     torch.testing.assert_close(blocks, model(x), atol=1e-5, rtol=0)
 

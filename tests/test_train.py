@@ -107,9 +107,10 @@ def test_parts_come_from_checkpoints_and_stay_as_they_are(run, tmp_path):
     mss.save(mss.EachChannel(part), tmp_path / "first.safetensors")
     tiny = ["experiment=four_stems_low", *TINY["four_stems_low"], *SHORT]
     assert run(*tiny, "separator.then.separator.estimator.maps=2") == 0
-    made = mss.load(tmp_path / "run" / "best.safetensors").separator.separator
+    made = mss.load(tmp_path / "run" / "best.safetensors")
     assert isinstance(made, mss.Corrected)
-    for name, value in part.state_dict().items():
+    assert isinstance(made.first, mss.EachChannel)
+    for name, value in mss.EachChannel(part).state_dict().items():
         # the moving average rounds
         torch.testing.assert_close(made.first.state_dict()[name], value, rtol=1e-6, atol=1e-9)
     assert float(made.then.separator.estimator.move[0].bias.abs().max()) > 0

@@ -229,7 +229,7 @@ def assembled(described: dict[str, Any], parts: dict[str, Any], start: str | Non
     Raises:
         UsageError: the checkpoint `start` has weights of other names or shapes.
     """
-    trained = {name: inside(checkpoint.load(path)) for name, path in parts.items()}
+    trained = {name: checkpoint.load(path) for name, path in parts.items()}
     separator = build({**described, **{name: spec(part) for name, part in trained.items()}})
     if start is not None:
         begin_with(separator, inside(checkpoint.load(start)), start)

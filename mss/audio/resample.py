@@ -46,7 +46,7 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     kind = waveform.device.type
     # mixed precision around a network is not for the filters of sound
     with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
-        return _filters(p, q, waveform.dtype, waveform.device)(waveform)
+        return _filters(p, q, waveform.dtype, waveform.device)(waveform.contiguous())  # torchaudio's takes no other
 
 
 @functools.lru_cache(maxsize=4)
