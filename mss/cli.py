@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import gc
 import hashlib
 import logging
@@ -85,26 +84,15 @@ def start_torch() -> None:
     finally:
         gc.enable()
         gc.freeze()
-    if mallopt := _of_libc("mallopt"):
+    if sys.platform == "linux":
+        try:
+            mallopt = ctypes.CDLL(None).mallopt
+        except AttributeError:  # a libc without it (musl)
+            return
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
         # most tensors of a block are smaller and are kept; what is larger is rare, and kept it costs 0.2 GB and saves no time
         mallopt(mmap_threshold, 1 << 26)
         mallopt(trim_threshold, 1 << 27)
-
-
-def give_back_memory() -> None:
-    """Gives the system what the allocator keeps and nothing uses: gaps between tensors that wait, in which no others fit.
-
-    It takes a hundredth of a second, and as long again until the pages are there that are wanted again: for once in a block.
-    """
-    if trim := _of_libc("malloc_trim"):
-        trim(0)
-
-
-@functools.cache
-def _of_libc(name: str) -> Callable[..., int] | None:
-    """A function that the libc of Linux may have; musl's has neither of the two."""
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def pick_device(name: str) -> torch.device:

@@ -22,7 +22,7 @@ from mss.apps.jobs import Job
 from mss.apps.staging import publish, remove_stale, staging
 from mss.audio import AudioError, AudioInfo, Encoding, Reader, Writer
 from mss.classical import instruments, read_score, score_informed
-from mss.cli import UsageError, background, give_back_memory
+from mss.cli import UsageError, background
 from mss.filters import softmask, wiener
 from mss.separator import Separator, SpectralSeparator
 from mss.spec import options_of
@@ -198,7 +198,6 @@ def separate_file(
                 if stop is not None and stop.is_set():
                     raise KeyboardInterrupt
                 received += block.shape[-1]
-                give_back_memory()
                 yield block.unsqueeze(0).to(device)  # (1, c, t)
 
         def stems() -> Iterator[Tensor]:
