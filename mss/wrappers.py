@@ -360,8 +360,8 @@ class Corrected(_InTurn):
     Args:
         first: separates the mixture.
         then: takes the estimates of one channel as its channels, (b, n, t), to corrections (b, n, 1, t).
-        mid_side: stereo is given to it as half sum and half difference, too, and the mean of both corrections is taken: a
-            note is never hidden by the same others in all of these.
+        mid_side: stereo is given to it as half sum and half difference, too, and the mean of both corrections is taken: what
+            hides a note in one of these four need not be in another.
 
     Example:
         >>> network = mss.nets.LowEnd(3, bins=4097, low=80)

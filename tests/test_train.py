@@ -140,6 +140,11 @@ def test_a_training_starts_from_the_weights_it_is_given(run, tmp_path, capfd):
         torch.testing.assert_close(kept[name], value, rtol=1e-5, atol=1e-9, msg=name)  # the moving average rounds
     assert checkpoint.read_header(tmp_path / "run" / BEST)["config"]["start"] == "before.safetensors"
     (tmp_path / "run").rename(tmp_path / "kept")
+    mss.save(mss.Chunked(trained), tmp_path / "before.safetensors")  # whatever is put around it, it is the same
+    assert run(*small(begin, "optimizer.lr=0", "out=again")) == 0
+    again = mss.load(tmp_path / "again" / BEST).state_dict()
+    for name, value in mss.load(tmp_path / "kept" / BEST).state_dict().items():
+        assert torch.equal(again[name], value), name
     capfd.readouterr()
     assert run(*small(begin, "network.hidden=32")) == USAGE
     said = capfd.readouterr().err

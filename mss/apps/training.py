@@ -232,7 +232,7 @@ def assembled(described: dict[str, Any], parts: dict[str, Any], start: str | Non
     trained = {name: checkpoint.load(path) for name, path in parts.items()}
     separator = build({**described, **{name: spec(part) for name, part in trained.items()}})
     if start is not None:
-        begin_with(separator, inside(checkpoint.load(start)), start)
+        begin_with(inside(separator), inside(checkpoint.load(start)), start)
     for name, part in trained.items():
         own = getattr(separator, name)
         own.load_state_dict(part.state_dict())
@@ -241,7 +241,7 @@ def assembled(described: dict[str, Any], parts: dict[str, Any], start: str | Non
 
 
 def begin_with(separator: Separator, trained: Separator, path: str) -> None:
-    """Gives a separator the weights of one that was trained."""
+    """Gives a separator the weights of one that was trained; both without their wrappers, which have none."""
     own, given = ({name: tuple(x.shape) for name, x in s.state_dict().items()} for s in (separator, trained))
     if other := sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name)):
         raise UsageError(
