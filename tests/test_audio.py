@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 
 from mss import audio
 from mss.audio import AudioError, Encoding, Reader, Writer, decoding, integrity
@@ -251,8 +252,12 @@ def test_audio_of_a_video(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [(44100, 48000), (48000, 44100), (44100, 16000), (8000, 44100), (96000, 48000)]
-)
+    ("before", "after"),
+    [
+        (44100, 48000), (48000, 44100), (44100, 16000), (8000, 44100), (96000, 48000),
+        (44100, 1050), (1050, 44100), (22050, 44100),
+    ],
+)  # fmt: skip
 def test_resampling_in_blocks_equals_the_whole(before, after):
     x = noise(2, 180000, scale=0.3)
     whole = audio.resample(x, before, after)
@@ -267,6 +272,26 @@ def test_resampling_in_blocks_equals_the_whole(before, after):
 def test_resampling_takes_any_layout_in_memory():
     x = noise(2, 9000).view(1, 2, -1).expand(3, 2, -1).transpose(0, 1)
     assert torch.equal(audio.resample(x, 44100, 16000), audio.resample(x.contiguous(), 44100, 16000))
+
+
+@pytest.mark.parametrize(("before", "after"), [(42, 1), (1, 42), (2, 1), (1, 2), (3, 2), (31, 5), (5, 31), (147, 160)])
+def test_resampling_by_few_filters_and_by_many_is_torchaudios(before, after):
+    """Few are a matrix of shifted copies here."""
+    theirs = torchaudio.transforms.Resample(before, after, "sinc_interp_kaiser", 64, 0.95, 14.77, dtype=torch.float64)
+    for length in (0, 1, before, 100 * before + 1, 500 * before):
+        x = torch.randn(2, 3, length, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        assert audio.resample(x, before, after).shape == (2, 3, -(-length * after // before))
+        if length:
+            assert torch.allclose(audio.resample(x, before, after), theirs(x), atol=1e-12)
+
+
+def test_resampling_can_be_differentiated_after_it_was_used_in_inference():
+    for rates in ((8820, 210), (8820, 9600)):  # few filters, many
+        with torch.inference_mode():
+            audio.resample(noise(1, 9000), *rates)
+        x = noise(1, 9000).requires_grad_()
+        audio.resample(x, *rates).square().sum().backward()
+        assert x.grad.abs().max() > 0
 
 
 def test_resampling_keeps_a_sine_and_removes_what_would_alias(tmp_path):

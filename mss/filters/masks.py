@@ -40,24 +40,24 @@ def ratio_mask(V: Tensor, power: float = 1.0, *, empty: Literal["share", "drop"]
 
 def softmask(V: Tensor, X: Tensor, power: float = 1.0, *, empty: Literal["share", "drop"] = "share") -> Tensor:
     """Generalised Wiener filter: the mixture times `ratio_mask` (Liutkus & Badeau 2015). Sums to the mixture."""
-    if power in (1, 2) and X.dtype == torch.complex64 and untracked(V, X):
-        return _softmask(V, X, power == 2, empty == "share")
+    if power > 0 and X.dtype == torch.complex64 and untracked(V, X):
+        return _softmask(V, X, float(power), empty == "share")
     return ratio_mask(V, power, empty=empty) * X.unsqueeze(1)
 
 
-def _softmask(V: Tensor, X: Tensor, square: bool, share: bool) -> Tensor:
-    """The same on a CPU, compiled: nothing but Y is written, where tensor operations write ten times as much."""
+def _softmask(V: Tensor, X: Tensor, power: float, share: bool) -> Tensor:
+    """The same on a CPU, compiled: nothing but Y is written, where tensor operations write ten times as much; and bins side
+    by side, as the inverse transform reads them."""
     from mss.filters import _masks_cpu  # compiled code is loaded where it is wanted
 
     b, c, f, k = X.shape
-    X = X.resolve_conj().contiguous()
+    X = X.resolve_conj().transpose(-1, -2).contiguous()
     V = V.float().expand(-1, -1, c, f, k).contiguous()
-    Y = empty((b, V.shape[1], c, f, k), X.dtype, X.device)
-    arrays = V.flatten(2, 3).numpy(), X.flatten(1, 2).numpy(), Y.flatten(2, 3).numpy()
-    for item in range(b):
-        v, x, y = (array[item] for array in arrays)
-        in_threads(lambda first, last: _masks_cpu.softmask(v, x, y, first, last, square, share), c * f)  # noqa: B023
-    return Y
+    Y = empty((b, V.shape[1], c, k, f), X.dtype, X.device)
+    strips = c * -(-f // _masks_cpu.STRIP)
+    for v, x, y in zip(V.numpy(), X.numpy(), Y.numpy(), strict=True):
+        in_threads(lambda first, last: _masks_cpu.softmask(v, x, y, first, last, power, share), strips)  # noqa: B023
+    return Y.transpose(-1, -2)
 
 
 def binary_mask(V: Tensor, X: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ __all__ = ["overlap_add"]
 
 
 @jit
-def overlap_add(frames, window, gain, hop, skip, out, first, last):
-    """out (r, t) = gain (t,) times the sum of the frames (r, k, n), windowed and `hop` samples apart, less the first `skip`.
+def overlap_add(frames, window, hop, skip, out, first, last):
+    """out (r, t) = sum of the frames (r, k, n), windowed and `hop` samples apart, less the first `skip` samples.
 
     For pieces first to last of `hop` samples each, those of each row in turn.
     """
@@ -26,16 +26,9 @@ def overlap_add(frames, window, gain, hop, skip, out, first, last):
             start = skip + begin - frame * hop  # of the piece, in the frame
             left, right = max(0, -start), min(len(y), n - start)
             _add(frames[row, frame, start + left : start + right], window[start + left : start + right], y[left:right])
-        _scale(gain[begin : begin + len(y)], y)
 
 
 @jit
 def _add(x, window, y):
     for t in range(len(y)):
         y[t] += x[t] * window[t]
-
-
-@jit
-def _scale(gain, y):
-    for t in range(len(y)):
-        y[t] *= gain[t]

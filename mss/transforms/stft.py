@@ -73,11 +73,11 @@ class STFT:
         """Synthesises (..., f, k) complex into (..., length): exactly the waveform where X is its STFT."""
         adder, envelope = _OverlapAdd(self.hop), _OverlapAdd(self.hop)
         window = self._window(X.real)
-        norm = torch.cat([envelope.add(window.square().expand(X.shape[-1], -1)), envelope.tail], -1)
+        norm = torch.cat([envelope.add(_squares(window, X.shape[-1])), envelope.tail], -1)
         norm = self._cut(norm, length).clamp_min(torch.finfo(norm.dtype).tiny)
         if length and untracked(X):
             return self._inverse_on_cpu(X, window, 1 / norm)
-        done = torch.cat([adder.add(self._synthesise(X, window)), adder.tail], -1)
+        done = torch.cat([adder.add(self._frames(X), window), adder.tail], -1)
         return self._cut(done, length) / norm
 
     def _cut(self, y: Tensor, length: int) -> Tensor:
@@ -87,18 +87,12 @@ class STFT:
 
     def _inverse_on_cpu(self, X: Tensor, window: Tensor, gain: Tensor) -> Tensor:
         """The inverse, compiled, on as many signals at a time as stay in the cache."""
-        from mss.transforms._overlap_cpu import overlap_add  # compiled code is loaded where it is wanted
-
         length, rows = len(gain), X.flatten(0, -3) if X.ndim > 2 else X.unsqueeze(0)
         out = X.real.new_empty((len(rows), length))
-        w, g, half, hop = window.numpy(), gain.numpy(), self.n_fft // 2, self.hop
         at_once = max(1, BLOCK // (X.shape[-1] * self.n_fft))
         for part, y in zip(rows.split(at_once), out.split(at_once), strict=True):
-            frames = torch.fft.irfft(part.transpose(-1, -2), n=self.n_fft).numpy()
-            y = y.numpy()
-            pieces = len(y) * -(-length // hop)
-            in_threads(lambda first, last: overlap_add(frames, w, g, hop, half, y, first, last), pieces)  # noqa: B023
-        return out.view(*X.shape[:-2], length)
+            _overlap_add(self._frames(part), window, self.hop, self.n_fft // 2, y)
+        return out.mul_(gain).view(*X.shape[:-2], length)
 
     def blocks(self, waveforms: Iterable[Tensor], size: int) -> Iterator[Tensor]:
         """Analyses consecutive (..., t) blocks of one waveform into blocks of `size` frames (the last one shorter).
@@ -133,8 +127,8 @@ class STFT:
         def synthesised(X: Tensor) -> Tensor:
             nonlocal skip
             window = self._window(X.real)
-            done = adder.add(self._synthesise(X, window))
-            norm = envelope.add(window.square().expand(X.shape[-1], -1))
+            done = adder.add(self._frames(X), window)
+            norm = envelope.add(_squares(window, X.shape[-1]))
             left, skip = skip, max(skip - done.shape[-1], 0)
             return done[..., left:] / norm[left:].clamp_min(torch.finfo(norm.dtype).tiny)
 
@@ -170,14 +164,27 @@ class STFT:
         X = torch.stft(flat, self.n_fft, self.hop, window=self._window(padded), center=False, return_complex=True)
         return X.reshape(*padded.shape[:-1], *X.shape[-2:])  # (..., f, k)
 
-    def _synthesise(self, X: Tensor, window: Tensor) -> Tensor:
-        return torch.fft.irfft(X.transpose(-1, -2), n=self.n_fft) * window  # (..., k, n_fft)
+    def _frames(self, X: Tensor) -> Tensor:
+        return torch.fft.irfft(X.transpose(-1, -2), n=self.n_fft)  # (..., k, n_fft)
 
     def _window(self, like: Tensor) -> Tensor:
         return WINDOWS[self.window](self.n_fft, dtype=like.dtype, device=like.device)
 
 
 BLOCK = 2**23  # samples of frames at a time: 32 MB in single precision
+
+
+def _squares(window: Tensor, frames: int) -> Tensor:
+    return window.square().expand(frames, -1)
+
+
+def _overlap_add(frames: Tensor, window: Tensor, hop: int, skip: int, out: Tensor) -> None:
+    """out (r, t): the sum of the frames (r, k, n) times the window, `hop` apart, less the first `skip` samples; compiled."""
+    from mss.transforms import _overlap_cpu  # compiled code is loaded where it is wanted
+
+    x, w, y = frames.contiguous().numpy(), window.numpy(), out.numpy()
+    pieces = len(y) * -(-y.shape[1] // hop)
+    in_threads(lambda first, last: _overlap_cpu.overlap_add(x, w, hop, skip, y, first, last), pieces)
 
 
 class _OverlapAdd:
@@ -187,15 +194,20 @@ class _OverlapAdd:
         self.hop = hop
         self.tail: Tensor | None = None  # (..., overlaps * hop)
 
-    def add(self, frames: Tensor) -> Tensor:
+    def add(self, frames: Tensor, window: Tensor | None = None) -> Tensor:
+        """Frames, times the window where there is one."""
         *lead, k, n = frames.shape
         overlaps = -(-n // self.hop)
-        slots = F.pad(frames, (0, overlaps * self.hop - n)).reshape(*lead, k, overlaps, self.hop)
-        total = frames.new_zeros(*lead, k + overlaps - 1, self.hop)
-        for i in range(overlaps):
-            total[..., i : i + k, :] += slots[..., i, :]
-        total = total.flatten(-2)  # (..., samples)
+        total = frames.new_zeros(*lead, (k + overlaps - 1) * self.hop)
+        if window is not None and untracked(frames):
+            _overlap_add(frames.reshape(-1, k, n), window, self.hop, 0, total.view(-1, total.shape[-1]))
+        else:
+            frames = frames if window is None else frames * window
+            slots = F.pad(frames, (0, overlaps * self.hop - n)).reshape(*lead, k, overlaps, self.hop)
+            cells = total.view(*lead, -1, self.hop)
+            for i in range(overlaps):
+                cells[..., i : i + k, :] += slots[..., i, :]
         if self.tail is not None:
             total[..., : self.tail.shape[-1]] += self.tail
-        done, self.tail = total[..., : k * self.hop], total[..., k * self.hop :]
+        done, self.tail = total[..., : k * self.hop], total[..., k * self.hop :].clone()  # a view would keep all
         return done
