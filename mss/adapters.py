@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -100,7 +100,7 @@ class StereoPairs(Wrapper):
         pairs = self._pairs(channels)
         y = estimates.unflatten(0, (-1, len(pairs)))  # (b, p, n, 2, t)
         parts = [y[:, i] if len(pair) == 2 else y[:, i].mean(2, keepdim=True) for i, pair in enumerate(pairs)]
-        return torch.cat(parts, 2)  # (b, n, c, t)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)  # (b, n, c, t)
 
 
 class Resampled(Wrapper):
@@ -114,6 +114,10 @@ class Resampled(Wrapper):
     def __init__(self, separator: Separator, sample_rate: int) -> None:
         super().__init__(separator)
         self._rate = sample_rate
+
+    def inside(self, wrap: Callable[[Separator], Separator]) -> Resampled:
+        """The same around what is made of the separator."""
+        return Resampled(wrap(self.separator), self._rate)
 
     @property
     def sample_rate(self) -> int:

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import glob
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +31,7 @@ from mss.apps.options import (
     name_of,
     refusals,
 )
-from mss.cli import FAILED, UsageError, exit_code, pick_device, set_up_logging, start_torch
+from mss.cli import FAILED, UsageError, exit_code, pick_device, program, set_up_logging, start_torch
 
 if TYPE_CHECKING:
     from mss.apps.remixing import Remix
@@ -260,4 +259,4 @@ def outputs_of(args: argparse.Namespace, sources: dict[Path, Stems | Separated],
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

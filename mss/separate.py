@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from mss.apps.jobs import check_template, find_inputs, plan
 from mss.apps.options import (
@@ -32,7 +31,17 @@ from mss.apps.options import (
     name_of,
     refusals,
 )
-from mss.cli import FAILED, UsageError, exit_code, gather, pick_device, rank_and_world, set_up_logging, start_torch
+from mss.cli import (
+    FAILED,
+    UsageError,
+    exit_code,
+    gather,
+    pick_device,
+    program,
+    rank_and_world,
+    set_up_logging,
+    start_torch,
+)
 
 if TYPE_CHECKING:
     from mss.apps.jobs import Job
@@ -217,5 +226,10 @@ def separator_of(args: argparse.Namespace) -> Separator:
     return compose(separator, recipe)
 
 
+def command() -> NoReturn:
+    """`mss-separate`."""
+    program(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

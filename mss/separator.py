@@ -31,6 +31,7 @@ __all__ = [
     "grid_of",
     "no_longer",
     "require_mixture",
+    "with_margins",
 ]
 
 LOCAL = (as_is, softmask, binary_mask, mixture_phase)  # filters that look at one bin at a time
@@ -89,9 +90,11 @@ class SpectralSeparator(nn.Module):
             filter `as_is`, the targets' spectra Y themselves. It may say
             what it looks at: `context`, frames on either side of a frame (None, the default: all of them; a function
             may carry a callable of its own options), `grid`, frames: moving X by a multiple of it moves V, and `block`,
-            frames: it needs so much memory that it should not see many more at a time. One that
-            needs the whole song, but little of each frame, can say so by `scans`, true: then `scan` makes of blocks
-            of X what V needs to know for each of them, and `finish` makes V of a block of X and that.
+            frames: it needs so much memory that it should not see many more at a time. One of several stages, each of
+            which looks less far than all together, can have `stream`, which takes blocks of X of at least as many frames
+            as the context, but for the last one, to those of V. One that needs the whole song, but little of each frame,
+            can say so by `scans`, true: then `scan` makes of blocks of X what V needs to know for each of them, and
+            `finish` makes V of a block of X and that.
         targets: the names of the n targets.
         sample_rate: Hz.
         transform: waveform <-> spectrum.
@@ -198,15 +201,19 @@ class SpectralSeparator(nn.Module):
 
     def _filtered(self, blocks: Iterable[Tensor], frames: int) -> Iterator[Tensor]:
         """What `stream` gives out, with the last frame's tail; `frames` of context."""
-        grid = getattr(self.estimator, "grid", 1)
         most = min(self.BLOCK, getattr(self.estimator, "block", self.BLOCK))
-        size, margin = self._rounded(max(most, 2 * frames)), -(-frames // grid) * grid
-        spectra = _with_margin(self.transform.blocks(blocks, size), margin)
+        spectra = self.transform.blocks(blocks, self._rounded(max(most, 2 * frames)))
         # by map, as the variable of a loop would hold each block until the next is there
-        return self.transform.inverse_blocks(map(self._filtered_block, spectra))
+        if hasattr(self.estimator, "stream"):
+            ahead, behind = copies(spectra)
+            return self.transform.inverse_blocks(map(self.filter, self.estimator.stream(ahead), behind))
+        if frames == 0:
+            return self.transform.inverse_blocks(map(self._filtered_block, spectra))
+        grid = getattr(self.estimator, "grid", 1)
+        widened = with_margins(((X,) for X in spectra), -(-frames // grid) * grid)
+        return self.transform.inverse_blocks(self._filtered_block(*block) for [block] in widened)
 
-    def _filtered_block(self, block: tuple[Tensor, slice]) -> Tensor:
-        X, own = block
+    def _filtered_block(self, X: Tensor, own: slice = slice(None)) -> Tensor:
         return self.filter(self.estimator(X)[..., own], X[..., own])
 
     def _scanned(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -267,20 +274,33 @@ def _joined(blocks: Iterable[Tensor], length: int) -> Tensor:
     return whole
 
 
-def _alone(block: Tensor) -> tuple[Tensor, slice]:
-    return block, slice(None)
+def with_margins(blocks: Iterable[Sequence[Tensor]], *margins: int) -> Iterator[list[tuple[Tensor, slice]]]:
+    """Each block with up to so many frames of its neighbours on either side, and where its own frames are.
 
+    A block is one or more tensors (..., k), each with a margin of its own. All but the last have at least as many frames as the
+    widest margin.
+    """
+    before: list[Tensor] | None = None  # the last frames of the block before, as copies: views would keep all of it
+    waiting: deque[Sequence[Tensor]] = (
+        deque()
+    )  # a block until the next one is there; what is given out is held no longer
 
-def _with_margin(blocks: Iterable[Tensor], margin: int) -> Iterator[tuple[Tensor, slice]]:
-    """Each (..., k) block with up to `margin` frames of its neighbours on either side, and where its own frames are."""
-    if margin == 0:
-        yield from map(_alone, blocks)
-        return
-    window: deque[Tensor] = deque(maxlen=2)  # the last block and this one
+    def widened(after: Sequence[Tensor] | None) -> list[tuple[Tensor, slice]]:
+        nonlocal before
+        own = waiting.popleft()
+        left = before or [x[..., :0] for x in own]
+        right = after or [x[..., :0] for x in own]
+        before = [x[..., max(x.shape[-1] - m, 0) :].clone() for x, m in zip(own, margins, strict=True)]
+        return [_widened(*parts) for parts in zip(left, own, right, margins, strict=True)]
+
     for block in chain(blocks, [None]):
-        if window:
-            own = window[-1]
-            left = window[-2][..., -margin:] if len(window) > 1 else own[..., :0]
-            right = own[..., :0] if block is None else block[..., :margin]
-            yield torch.cat([left, own, right], -1), slice(left.shape[-1], left.shape[-1] + own.shape[-1])
-        window.append(block)
+        if waiting:
+            yield widened(block)
+        waiting.append(block)
+
+
+def _widened(before: Tensor, own: Tensor, after: Tensor, margin: int) -> tuple[Tensor, slice]:
+    if margin == 0:
+        return own, slice(0, own.shape[-1])
+    start = before.shape[-1]
+    return torch.cat([before, own, after[..., :margin]], -1), slice(start, start + own.shape[-1])

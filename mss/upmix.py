@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import json
 import math
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from mss.apps.options import (
     name_of,
     refusals,
 )
-from mss.cli import FAILED, UsageError, exit_code, pick_device, set_up_logging, start_torch
+from mss.cli import FAILED, UsageError, exit_code, pick_device, program, set_up_logging, start_torch
 from mss.layouts import LAYOUTS
 
 __all__ = ["main"]
@@ -176,4 +175,4 @@ def _separator(args: argparse.Namespace, shares: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

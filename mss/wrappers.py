@@ -390,17 +390,43 @@ class Corrected(_InTurn):
         """(b, c, t) -> (b, n, c, t)."""
         with torch.no_grad() if self._fixed else nullcontext():
             estimates = self.first(mixture)
-        return self._corrected(estimates, self.then(self._folded(estimates)))
+        return estimates + self._corrections(estimates)
 
     def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         estimates, copy = copies(stream(self.first, blocks))
-        corrections = stream(self.then, (self._folded(block) for block in copy))
-        for block, correction in aligned(estimates, corrections):
-            yield self._corrected(block, correction)
+        for block, correction in aligned(estimates, stream(self._corrections, copy)):
+            yield block + correction
 
     @property
     def _fixed(self) -> bool:
         return isinstance(self.first, nn.Module) and not any(p.requires_grad for p in self.first.parameters())
+
+    @property
+    def _corrections(self) -> Separator:
+        """(b, n, c, t) -> (b, n, c, t). What resamples for `then` does so before there are more channels, and after."""
+        inside = getattr(self.then, "inside", None)
+        return _OfEach(self.then, self.mid_side) if inside is None else inside(lambda s: _OfEach(s, self.mid_side))
+
+
+class _OfEach(Wrapper):
+    """Estimates (b, n, c, t) -> corrections (b, n, c, t), by a separator that takes those of one channel as its channels."""
+
+    def __init__(self, separator: Separator, mid_side: bool) -> None:
+        super().__init__(separator)
+        self.mid_side = mid_side
+
+    def forward(self, estimates: Tensor) -> Tensor:
+        return self._unfolded(self.separator(self._folded(estimates)), estimates.shape[2])
+
+    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        channels: list[int] = []
+
+        def folded() -> Iterator[Tensor]:
+            for block in blocks:
+                channels[:] = [block.shape[2]]
+                yield self._folded(block)
+
+        yield from (self._unfolded(y, channels[0]) for y in stream(self.separator, folded()))
 
     def _folded(self, estimates: Tensor) -> Tensor:
         """(b, n, c, t) -> (b v, n, t), where stereo has four views v with `mid_side`, else every channel is one."""
@@ -408,15 +434,14 @@ class Corrected(_InTurn):
             estimates = torch.cat([estimates, sum_and_difference(estimates, 0.5)], 2)
         return estimates.transpose(1, 2).flatten(0, 1)
 
-    @staticmethod
-    def _corrected(estimates: Tensor, corrections: Tensor) -> Tensor:
-        """(b, n, c, t) and (b v, n, 1, t) -> (b, n, c, t)."""
-        batch, _, channels, _ = estimates.shape
-        views = corrections.squeeze(2).unflatten(0, (batch, -1)).transpose(1, 2)  # (b, n, v, t)
-        if views.shape[2] == channels:
-            return estimates + views
+    def _unfolded(self, corrections: Tensor, channels: int) -> Tensor:
+        """(b v, n, 1, t) -> (b, n, c, t)."""
+        mid_side = self.mid_side and channels == 2
+        views = corrections.squeeze(2).unflatten(0, (-1, 2 * channels if mid_side else channels)).transpose(1, 2)
+        if not mid_side:
+            return views
         own, turned = views.chunk(2, 2)
-        return estimates + (own + sum_and_difference(turned)) / 2
+        return (own + sum_and_difference(turned)) / 2
 
 
 def sum_and_difference(x: Tensor, scale: float = 1.0) -> Tensor:

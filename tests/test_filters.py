@@ -35,7 +35,7 @@ def test_empty_bins_are_shared_or_dropped():
 
 
 @pytest.mark.parametrize("empty", ["share", "drop"])
-@pytest.mark.parametrize("power", [0.5, 1, 1.25, 2, 3.0])
+@pytest.mark.parametrize("power", [0.5, 1, 1.2, 1.25, 1.75, 2, 3.0])
 def test_compiled_softmask_equals_the_differentiable_one(power, empty, generator):
     V = torch.rand(2, 3, 2, 20, 700, generator=generator)
     V[:, :, :, 3], V[:, 1, :, 4], V[:, :, :, 5] = 0, torch.inf, V[:, :, :, 5] * 1e-30

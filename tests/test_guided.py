@@ -8,7 +8,7 @@ import torch
 import mss
 from mss.filters import ratio_mask
 from mss.nets import GuidedTCN
-from mss.nets.blocks import LEAST_MAGNITUDE
+from mss.nets.blocks import HALF, KERNEL, LEAST_MAGNITUDE, DilatedBlocks, convolutions
 from mss.nets.guided import LEAST_SHARE, band_matrices, band_starts
 
 GUIDE = partial(mss.classical.rhythm_section, time_kernel=5, frequency_kernel=5)
@@ -89,6 +89,64 @@ def test_a_song_in_blocks_is_the_song_at_once(maps):
     whole = separator(song)
     blocks = torch.cat(list(mss.wrappers.stream(separator, song.split(10007, -1))), -1)
     torch.testing.assert_close(blocks, whole, atol=1e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("sizes", [(40,), (20, 20), (3, 1, 30, 2, 4), (1,) * 40])
+def test_layers_over_time_take_a_song_in_blocks_of_any_length(sizes):
+    """Shorter ones than their dilations, too."""
+    torch.manual_seed(3)
+    layers = DilatedBlocks(4, (1, 2, 4, 1), 0.5).double().eval()
+    for module in layers.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 4, sum(sizes), dtype=torch.float64)
+    number = torch.arange(x.shape[-1])
+    parts = list(layers.beside(zip(number.split(sizes), x.split(sizes, -1), strict=True)))
+    assert [part[0].tolist() for part in parts] == [part.tolist() for part in number.split(sizes)]
+    torch.testing.assert_close(torch.cat([part[1] for part in parts], -1), x)
+    torch.testing.assert_close(torch.cat([part[2] for part in parts], -1), layers(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_convolutions_in_use_are_those_in_training_without_their_normalisation(dtype):
+    torch.manual_seed(4)
+    layers = convolutions(3, 5, 4).append(torch.nn.Conv2d(4, 2, KERNEL, padding=HALF)).to(dtype).eval()
+    for module in layers.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.normal_()
+            module.bias.data.normal_()
+    x = torch.randn(2, 3, 11, 13, dtype=dtype)
+    expected = x
+    for layer in layers:
+        expected = layer(expected)
+    kept = x.clone()
+    with torch.inference_mode():
+        torch.testing.assert_close(layers(x), expected.detach())
+    assert torch.equal(x, kept)
+    torch.testing.assert_close(layers(x), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_compiled_masks_and_means_are_those_of_the_equations(channels):
+    net = network(channels=channels, maps=4, max_bin=100)
+    net.input_mean.uniform_(1, 2)
+    net.input_scale.uniform_(1, 2)
+    magnitude = spectrum(channels=channels, batch=2).abs()
+    magnitude[..., 3:5] = 0
+
+    def guide(x):  # sums to something else, and where it is quiet to 0
+        return GUIDE(x.sqrt()) * (x > 2 * LEAST_MAGNITUDE).unsqueeze(1)
+
+    net.guide = guide
+    ours = net._known(magnitude)
+    theirs = net.double()._known(magnitude.double())
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other.float(), atol=1e-5, rtol=1e-5)
+    assert float(ours[1].min()) == pytest.approx(LEAST_SHARE)
 
 
 @torch.inference_mode()

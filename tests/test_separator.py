@@ -11,7 +11,7 @@ from torch import nn
 import mss
 from mss.adapters import EachChannel, MidSide, Resampled, Select, StereoPairs
 from mss.filters import wiener
-from mss.separator import SpectralSeparator, context_of, copies
+from mss.separator import SpectralSeparator, context_of, copies, with_margins
 from mss.transforms import STFT
 from mss.wrappers import Cascade, Chunked, Ensemble, Shifted, WithResidual, aligned, stream
 
@@ -294,6 +294,35 @@ def test_a_stream_holds_no_spectrum_while_it_waits(noise):
         assert not alive, "while what came out is used"
         received += y.shape[-1]
     assert received == noise.shape[-1]
+
+
+def test_blocks_come_with_the_margins_that_each_tensor_asks_for():
+    whole = torch.arange(35.0).view(1, -1), -torch.arange(70.0).view(2, -1)
+    sizes = [10, 10, 10, 5]
+    blocks = list(zip(*(x.split(sizes, -1) for x in whole), strict=True))
+    start = 0
+    for parts, size in zip(with_margins(iter(blocks), 0, 7), sizes, strict=True):
+        for (x, own), all_of_it, margin in zip(parts, whole, (0, 7), strict=True):
+            assert torch.equal(x, all_of_it[:, max(start - margin, 0) : start + size + margin])
+            assert torch.equal(x[:, own], all_of_it[:, start : start + size])
+        start += size
+    assert start == 35
+    assert list(with_margins(iter([]), 3)) == []
+
+
+def test_blocks_with_margins_are_not_kept():
+    """Of a block that was given out, only its last frames are."""
+    alive = weakref.WeakSet()
+
+    def blocks():
+        for _ in range(6):
+            alive.add(block := torch.zeros(1, 10))
+            yield [block]
+            del block
+
+    for _ in with_margins(blocks(), 2):
+        gc.collect()
+        assert len(alive) <= 1, "the block after"
 
 
 def test_copies_of_a_stream_keep_no_block_that_all_have_given():

@@ -18,7 +18,9 @@ def spleeter():
     return mss.load("spleeter-2stems")
 
 
-@pytest.mark.parametrize(("inputs", "outputs", "size"), [(3, 5, (4, 6)), (8, 1, (1, 1)), (2, 4, (7, 3))])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "size"), [(3, 5, (4, 6)), (8, 1, (1, 1)), (2, 4, (7, 3)), (3, 40, (5, 6))]
+)
 def test_upconv_is_the_cropped_transposed_convolution(inputs, outputs, size, generator):
     layer = UpConv2d(inputs, outputs).double()
     x = torch.randn(2, inputs, *size, dtype=torch.float64, generator=generator)

@@ -52,7 +52,7 @@ _CODECS = {  # FFmpeg's encoder and the sample format it is fed
 _MUXERS = {"m4a": "ipod"}
 _BITS = {"int16": 16, "int24": 24, "int32": 32}
 _REPORTS = (OSError, av.FFmpegError, soundfile.SoundFileError)
-_PIECE = 4096  # samples per packet where the codec does not say
+_PIECE = 1 << 16  # samples per packet where the codec does not say: few calls, as each stops the threads that separate
 _VORBIS_TAGS = ("title", "artist", "album", "date", "comment", "genre", "copyright", "license", "tracknumber")
 # nominal kbit/s of two channels at 44.1 kHz for the qualities 0, 0.1, ... 1
 _VORBIS_RATES = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 500)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from mss.classical._ops import median_filter
-from mss.filters import ratio_mask
 
 __all__ = ["rhythm_section"]
 
@@ -52,10 +51,12 @@ def rhythm_section(
     """
     magnitude = X.abs()
     f = torch.linspace(0, sample_rate / 2, X.shape[2], dtype=magnitude.dtype, device=X.device).unsqueeze(-1)
-    H, P = median_filter(magnitude, time_kernel, -1), median_filter(magnitude, frequency_kernel, -2)
-    drums = ratio_mask(torch.stack([_gain(f) * P, H], 1), power)[:, 0]
-    bass = (1 - drums) / (1 + (f / crossover).pow(slope))
-    return torch.stack([drums, bass, 1 - drums - bass], 1) * magnitude.unsqueeze(1)
+    H, P = (median_filter(magnitude, size, dim) for size, dim in ((time_kernel, -1), (frequency_kernel, -2)))
+    H, P = (x.clamp_min(torch.finfo(x.dtype).tiny) for x in (H, _gain(f) * P))  # of nothing, both have half
+    drums = magnitude / (1 + (H / P).pow(power))
+    harmonic = magnitude - drums
+    bass = harmonic / (1 + (f / crossover).pow(slope))
+    return torch.stack([drums, bass, harmonic - bass], 1)
 
 
 rhythm_section.context = lambda *, time_kernel, **_: time_kernel // 2

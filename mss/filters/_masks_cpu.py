@@ -1,4 +1,4 @@
-"""Ratio masks on a CPU, compiled, in double precision.
+"""Ratio masks on a CPU, compiled; their sums are of double precision.
 
 Models of targets come with frames side by side in memory, as the layers of networks want them; spectra with bins side by side,
 as transforms do. So the work goes in tiles, which are turned in the core's own cache.
@@ -12,7 +12,7 @@ from mss.cpu import jit
 
 __all__ = ["STRIP", "softmask"]
 
-STRIP = 16  # bins: as complex numbers two cache lines
+STRIP = 32  # bins
 TILE = 64  # frames
 LIMIT = float(np.finfo(np.float32).max)
 
@@ -25,42 +25,45 @@ def softmask(V, X, Y, first, last, power, share):
     """
     n, _, f, k = V.shape
     strips = -(-f // STRIP)
-    mask, total, beside = np.empty((n, TILE)), np.empty(TILE), np.empty(TILE)
-    turned = np.empty((n, TILE, STRIP), np.float32)
+    mask, ratio = np.empty((n, STRIP, TILE), np.float32), np.empty(TILE, np.float32)
+    total, scale = np.empty(TILE), np.empty(TILE)
     for strip in range(first, last):
         c, low = strip // strips, strip % strips * STRIP
         high = min(low + STRIP, f)
         for begin in range(0, k, TILE):
-            end = min(begin + TILE, k)
-            for row in range(low, high):
+            size = min(TILE, k - begin)
+            for i in range(high - low):
                 for t in range(TILE):
                     total[t] = 0
-                if power == 1 or power == 2:
+                if power == 1:
                     for j in range(n):
-                        _weigh(V[j, c, row, begin:end], power == 2, mask[j], total)
-                else:
+                        _weigh(V[j, c, low + i, begin : begin + size], mask[j, i], total)
+                else:  # by the peak first: no power can overflow or vanish
                     for j in range(n):
-                        _highest(V[j, c, row, begin:end], total)
+                        _highest(V[j, c, low + i, begin : begin + size], total)
                     for t in range(TILE):
-                        beside[t], total[t] = total[t], 0
+                        scale[t], total[t] = 1 / total[t] if total[t] > 0 else 0.0, 0
                     for j in range(n):
-                        _raise(V[j, c, row, begin:end], beside, power, mask[j], total)
+                        _raise(V[j, c, low + i, begin : begin + size], scale, power, mask[j, i], total, ratio)
                 for t in range(TILE):
-                    beside[t] = 1.0 / n if share and total[t] <= 0 else 0.0  # what each gets beside its weight
+                    scale[t] = 1.0 / n if share and total[t] <= 0 else 0.0  # what each gets beside its weight
                     total[t] = 1 / total[t] if total[t] > 0 else 0.0
                 for j in range(n):
-                    _turn(mask[j], total, beside, turned[j], row - low, end - begin)
-            for j in range(n):
-                for t in range(end - begin):
-                    _scale(X[c, begin + t, low:high], turned[j, t], Y[j, c, begin + t, low:high])
+                    m = mask[j, i]
+                    for t in range(TILE):
+                        m[t] = m[t] * total[t] + scale[t]
+            for t in range(size):
+                x = X[c, begin + t, low:high]
+                for j in range(n):
+                    _apply(x, mask[j], t, Y[j, c, begin + t, low:high])
 
 
 @jit
-def _weigh(v, square, mask, total):
+def _weigh(v, out, total):
     for t in range(len(v)):
         x = float(LIMIT if v[t] > LIMIT else v[t])
-        mask[t] = x * x if square else x
-        total[t] += mask[t]
+        out[t] = x
+        total[t] += x
 
 
 @jit
@@ -71,23 +74,32 @@ def _highest(v, peak):
 
 
 @jit
-def _raise(v, peak, power, mask, total):
+def _raise(v, scale, power, out, total, ratio):
     for t in range(len(v)):
         x = float(LIMIT if v[t] > LIMIT else v[t])
-        if x == peak[t]:
-            mask[t] = 1 if x > 0 else 0
-        else:  # by the peak first: no power can overflow; in single precision, which is faster and as good as V
-            mask[t] = np.float32(x / peak[t]) ** np.float32(power)
-        total[t] += mask[t]
+        ratio[t] = x * scale[t]
+    quarters = int(4 * power)
+    if 4 <= quarters <= 16 and quarters == 4 * power:  # by roots, which are vector instructions: a tenth of the time
+        for t in range(len(v)):
+            out[t] = ratio[t]
+        for _ in range(quarters // 4 - 1):
+            for t in range(len(v)):
+                out[t] *= ratio[t]
+        if quarters % 4 >= 2:
+            for t in range(len(v)):
+                out[t] *= np.sqrt(ratio[t])
+        if quarters % 2:
+            for t in range(len(v)):
+                out[t] *= np.sqrt(np.sqrt(ratio[t]))
+    else:
+        for t in range(len(v)):
+            out[t] = ratio[t] ** np.float32(power)
+    for t in range(len(v)):
+        total[t] += out[t]
 
 
 @jit
-def _turn(mask, weight, beside, turned, column, size):
-    for t in range(size):
-        turned[t, column] = mask[t] * weight[t] + beside[t]
-
-
-@jit
-def _scale(x, mask, y):
+def _apply(x, mask, t, y):
     for i in range(len(x)):
-        y[i] = complex(x[i].real * mask[i], x[i].imag * mask[i])
+        m = mask[i, t]
+        y[i] = complex(x[i].real * m, x[i].imag * m)

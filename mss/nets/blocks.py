@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mss.separator import copies
 
 __all__ = ["DilatedBlocks", "Magnitudes", "UpConv2d", "convolutions", "full_precision", "mean_and_std"]
 
@@ -105,9 +107,36 @@ class Magnitudes(nn.Module):
         return self._bridged(list(outputs)), list(states)
 
 
+class _Convolutions(nn.Sequential):
+    """Layers that in use have each batch normalisation inside the convolution before it and, on a CPU, hand on what they make
+    in the layout that oneDNN computes in. The rest of the time is for turning it there and back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, maps, f, k) -> the same of other maps."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return super().forward(x)
+        inside = torch.backends.mkldnn.is_available() and x.device.type == "cpu" and x.dtype == torch.float32
+        x = x.to_mkldnn() if inside else x
+        layers = list(self)
+        while layers:
+            layer = layers.pop(0)
+            if isinstance(layer, nn.ReLU):
+                x = x.relu_()
+                continue
+            weight, bias = layer.weight, layer.bias
+            if layers and isinstance(layers[0], nn.BatchNorm2d):
+                norm = layers.pop(0)
+                scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+                weight, bias = weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
+            if inside:
+                weight, bias = weight.to_mkldnn(), bias.to_mkldnn()
+            x = F.conv2d(x, weight, bias, padding=layer.padding)
+        return x.to_dense() if inside else x
+
+
 def convolutions(*maps: int) -> nn.Sequential:
-    """From maps[0] to maps[1], and so on."""
-    layers = nn.Sequential()
+    """From maps[0] to maps[1], and so on, each with batch normalisation and rectified."""
+    layers = _Convolutions()
     for of, to in pairwise(maps):
         layers.extend([nn.Conv2d(of, to, KERNEL, padding=HALF, bias=False), nn.BatchNorm2d(to), nn.ReLU()])
     return layers
@@ -138,6 +167,40 @@ class DilatedBlocks(nn.ModuleList):
         for block in self:
             x = x + block(x)
         return x
+
+    def beside(self, parts: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
+        """Consecutive blocks of tensors (..., k), of which the last is (b, h, k), each with what `forward` makes of that of the
+        whole put behind it. Every block keeps the frames that the next one needs, so nothing is computed twice."""
+        ahead, behind = copies(parts)
+        results: Iterable[Tensor] = (part[-1] for part in ahead)
+        for block in self:
+            results = self._streamed(block, results)
+        held, results = None, iter(results)
+        for part in behind:
+            frames = part[-1].shape[-1]
+            while held is None or held.shape[-1] < frames:
+                held = next(results) if held is None else torch.cat([held, next(results)], -1)
+            yield [*part, held[..., :frames]]
+            held = held[..., frames:]
+
+    @staticmethod
+    def _streamed(block: nn.Sequential, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """x + block(x) of the blocks (b, h, k) put together, as soon as it is known."""
+        convolution, *rest = block
+        reach = convolution.dilation[0]
+        held = None
+        for x in chain(blocks, [None]):
+            if held is None:
+                held = F.pad(x, (reach, 0))
+            else:
+                held = F.pad(held, (0, reach)) if x is None else torch.cat([held, x], -1)
+            known = held.shape[-1] - 2 * reach
+            if known > 0:
+                y = F.conv1d(held, convolution.weight, dilation=reach)
+                for layer in rest:
+                    y = layer(y)
+                yield held[..., reach : reach + known] + y
+                held = held[..., known:]
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
@@ -204,25 +267,36 @@ class UpConv2d(nn.ConvTranspose2d):
     axis, but computes it as a 3 x 3 convolution to four times the channels and a pixel shuffle (Shi et al. 2016): every
     output pixel (2i + a, 2j + b) sees 3 x 3 input pixels at most, through the taps of its phase (a, b). The
     transposed convolution of the libraries goes through a matrix 25 times as large as the input, which on a CPU costs up
-    to eight times as much.
+    to eight times as much. Eleven of the 36 taps of the four phases are 0: on a CPU many channels are convolved phase by phase,
+    without them.
     """
+
+    MANY = 32  # channels that come out; few are put together faster than one by one
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=5, stride=2)
-        self._kept: tuple[object, Tensor] | None = None
+        self._kept: tuple[object, list[Tensor]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, in, h, w) -> (b, out, 2h, 2w)."""
-        return F.pixel_shuffle(F.conv2d(x, self._kernel(), self.bias.repeat_interleave(4), padding=1), 2)
+        kernels = self._kernels()
+        if len(kernels) == 1:
+            return F.pixel_shuffle(F.conv2d(x, kernels[0], self.bias.repeat_interleave(4), padding=1), 2)
+        b, _, h, w = x.shape
+        y = x.new_empty(b, self.out_channels, h, 2, w, 2)
+        for phase, kernel in zip(PHASES, kernels, strict=True):
+            y[:, :, :, phase[0], :, phase[1]] = F.conv2d(x, kernel, self.bias, padding=1)[..., :h, :w]
+        return y.view(b, -1, 2 * h, 2 * w)
 
-    def _kernel(self) -> Tensor:
-        """(4 * out, in, 3, 3). Made anew only when the weight has changed, as torch counts it (which writing to `.data`
-        goes around): on a CPU making it takes half as long as convolving with it."""
+    def _kernels(self) -> list[Tensor]:
+        """One of all phases, (4 * out, in, 3, 3), or four of (out, in, 2 or 3, 2 or 3). Made anew only when the weight has
+        changed, as torch counts it (which writing to `.data` goes around): on a CPU making them takes half as long as
+        convolving with them."""
         if torch.is_grad_enabled() or self.weight.device.type != "cpu" or self.weight.is_inference():
-            return self._rearranged()
+            return [self._rearranged()]
         state = (self.weight.data_ptr(), self.weight._version, self.weight.dtype)
         if self._kept is None or self._kept[0] != state:
-            self._kept = state, self._rearranged()
+            self._kept = state, self._by_phase() if self.out_channels >= self.MANY else [self._rearranged()]
         return self._kept[1]
 
     def _rearranged(self) -> Tensor:
@@ -231,3 +305,10 @@ class UpConv2d(nn.ConvTranspose2d):
         # phase a are every second one, and the last of them meets the input on the left.
         taps = F.pad(self.weight, (1, 0, 1, 0)).view(inputs, outputs, 3, 2, 3, 2).flip(2, 4)
         return taps.permute(1, 3, 5, 0, 2, 4).reshape(4 * outputs, inputs, 3, 3)
+
+    def _by_phase(self) -> list[Tensor]:
+        taps = self.weight.transpose(0, 1).flip(2, 3)  # from the last tap on: those of phase 1 and of phase 0 in turn
+        return [taps[:, :, 1 - a :: 2, 1 - b :: 2].contiguous() for a, b in PHASES]
+
+
+PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))

@@ -14,20 +14,22 @@ Of each frame: a linear layer with batch normalisation and tanh; then, over time
 2018); then, from what goes into them and what comes out, two linear layers, as in Open-Unmix (Stöter et al. 2019). What
 passes through these few hundred numbers for each frame is coarse. So a few maps of small convolutions over bands and frames
 go in, and go around them, as the skip connections of a U-Net do (Jansson et al. 2017), and have the last word. The network
-looks at finitely many frames, so songs of any length pass through in blocks.
+looks at finitely many frames, so songs of any length pass through in blocks. Far look only the layers over time, a quarter of
+the work; the others need a few frames beyond each block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mss.cpu import in_threads, untracked
 from mss.filters import ratio_mask
 from mss.nets.blocks import HALF, KERNEL, LEAST_MAGNITUDE, DilatedBlocks, convolutions, full_precision, mean_and_std
-from mss.separator import frames_of_context
+from mss.separator import frames_of_context, with_margins
 
 __all__ = ["GuidedTCN"]
 
@@ -54,7 +56,7 @@ class GuidedTCN(nn.Module):
         power: magnitudes are taken to it: loudness rather than amplitude.
     """
 
-    block = 128  # frames: of stereo and three targets, with its context, 11 MB for each of the largest tensors
+    block = 128  # frames: of stereo and three targets 6 MB for each of the largest tensors
 
     def __init__(
         self,
@@ -91,6 +93,7 @@ class GuidedTCN(nn.Module):
         self.power = power
 
         starts = band_starts(bins, bands)
+        self.edges = np.array([*starts, bins])
         pool, spread = band_matrices(starts, bins)
         self.register_buffer("pool", pool, persistent=False)  # (bands, f)
         self.register_buffer("spread", spread, persistent=False)  # (f, bands)
@@ -136,41 +139,80 @@ class GuidedTCN(nn.Module):
                 f"this network is for {self.channels} channels of {self.bins} bins, not {tuple(X.shape[1:3])}: "
                 "build it with channels and bins of the data and the transform"
             )
+        magnitude, masks, looked, encoded = self._heard(X)
+        return self._shared(self._changes(looked, encoded, self.blocks(encoded)), masks, magnitude)
+
+    def stream(self, spectra: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Blocks of X, all but the last of at least `context` frames, -> V of each: that of all put together."""
+        before, after = (count * HALF[1] if self.maps else 0 for count in (BEFORE, AFTER))
+        blocks = with_margins(((X,) for X in spectra), frames_of_context(self.guide) + before)
+        heard = ([x[..., own] for x in self._heard(X)] for [(X, own)] in blocks)
+        return map(self._answered, with_margins(self.blocks.beside(heard), 0, 0, after, after, after))
+
+    def _answered(self, parts: list[tuple[Tensor, slice]]) -> Tensor:
+        """V of a block, of what `_heard` makes of it, the layers over time make of that, and a few frames on either side."""
+        (magnitude, masks, *seen), (*_, own) = zip(*parts, strict=True)
+        return self._shared(self._changes(*seen)[..., own], masks, magnitude)
+
+    def _heard(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(b, c, f, k) -> its magnitude, the guide's masks (b, n, c, f, k), and of what the network sees in it what goes
+        around the layers over time, (b, maps, bands seen, k), and what goes into them, (b, h, k)."""
         with full_precision(X.device):
             magnitude = X.abs()
             known, masks = self._known(magnitude)
-        y = self._changes(known).unflatten(1, (self.targets, self.channels))  # (b, n, c, bands, k)
-        with full_precision(X.device):
-            # in place: these are by far the largest of all tensors here
-            V = (self.spread @ y.to(self.spread.dtype)).add_(masks.log_()).softmax(1)
-        return V * magnitude.unsqueeze(1) if torch.is_grad_enabled() else V.mul_(magnitude.unsqueeze(1))
+        seen = known.flatten(1, 2)
+        if not self.maps:
+            return magnitude, masks, seen[:, :0], self.encode(seen)
+        looked = self.look(known)
+        return magnitude, masks, looked, self.encode(torch.cat([seen, self.sum_up(looked).flatten(1, 2)], 1))
 
     def _known(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """(b, c, f, k) -> what the network sees, (b, n c, bands seen, k), and the guide's masks, (b, n, c, f, k)."""
         with torch.no_grad():
-            guessed = self.guide(magnitude.clamp_min(LEAST_MAGNITUDE))
-            masks = ratio_mask(guessed).clamp_min_(LEAST_SHARE)
-            del guessed  # as large as the masks
-        if masks.shape[1] != self.targets:
-            raise ValueError(f"the guide gives {masks.shape[1]} targets, not {self.targets}")
-        loudness = (self._loudness(magnitude) - self.input_mean.unsqueeze(-1)) / self.input_scale.unsqueeze(-1)
-        shares = 2 * (self.pool @ masks[:, :-1])[..., : len(self.input_mean), :] - 1
-        return torch.cat([loudness.unsqueeze(1), shares], 1).flatten(1, 2), masks
+            loud = magnitude.clamp_min(LEAST_MAGNITUDE)
+            guessed = self.guide(loud)
+        if guessed.shape[1] != self.targets:
+            raise ValueError(f"the guide gives {guessed.shape[1]} targets, not {self.targets}")
+        if magnitude.dtype == torch.float32 and untracked(magnitude, guessed):
+            masks, means = self._banded_on_cpu(guessed, loud.pow(self.power))
+        else:
+            masks = ratio_mask(guessed).clamp_min(LEAST_SHARE)
+            means = self.pool @ torch.cat([loud.pow(self.power).unsqueeze(1), masks[:, :-1]], 1)
+        means = means[..., : len(self.input_mean), :]  # (b, n, c, bands seen, k)
+        loudness = (means[:, :1] - self.input_mean.unsqueeze(-1)) / self.input_scale.unsqueeze(-1)
+        return torch.cat([loudness, 2 * means[:, 1:] - 1], 1).flatten(1, 2), masks
 
-    def _changes(self, known: Tensor) -> Tensor:
-        """(b, n c, bands seen, k) -> (b, n c, bands, k), what to add to the masks' logarithms."""
-        seen = [known.flatten(1, 2)]
+    def _banded_on_cpu(self, guessed: Tensor, loudness: Tensor) -> tuple[Tensor, Tensor]:
+        """Masks (b, n, c, f, k), and the means over bands of the loudness and of all of them but the last, compiled."""
+        from mss.nets import _bands_cpu  # compiled code is loaded where it is wanted
+
+        masks = torch.empty_like(guessed, memory_format=torch.contiguous_format)
+        means = masks.new_empty(*masks.shape[:3], len(self.edges) - 1, masks.shape[-1])
+        items = masks.shape[2] * (len(self.edges) - 1)
+        arrays = (x.contiguous().numpy() for x in (guessed, loudness, masks, means))
+        for v, x, m, y in zip(*arrays, strict=True):
+            in_threads(
+                lambda first, last: _bands_cpu.masks_and_means(v, x, self.edges, LEAST_SHARE, m, y, first, last),  # noqa: B023
+                items,
+            )
+        return masks, means
+
+    def _changes(self, looked: Tensor, encoded: Tensor, over_time: Tensor) -> Tensor:
+        """What to add to the masks' logarithms, (b, n, c, bands, k)."""
+        hidden = self.decode[:-1](torch.cat([encoded, over_time], 1))
+        y = self.decode[-1](hidden).unflatten(1, (self.targets * self.channels, -1))
         if self.maps:
-            looked = self.look(known)  # (b, m, bands seen, k)
-            seen.append(self.sum_up(looked).flatten(1, 2))
-        encoded = self.encode(torch.cat(seen, 1))  # (b, h, k)
-        hidden = self.decode[:-1](torch.cat([encoded, self.blocks(encoded)], 1))
-        y = self.decode[-1](hidden).unflatten(1, (known.shape[1], -1))
-        if not self.maps:
-            return y
-        recalled = self.recall(hidden).unflatten(1, (COARSE, -1))
-        looked = nn.functional.pad(looked, (0, 0, 0, recalled.shape[2] - looked.shape[2]))
-        return y + self.join(torch.cat([looked, recalled], 1))
+            recalled = self.recall(hidden).unflatten(1, (COARSE, -1))
+            looked = nn.functional.pad(looked, (0, 0, 0, recalled.shape[2] - looked.shape[2]))
+            y = y + self.join(torch.cat([looked, recalled], 1))
+        return y.unflatten(1, (self.targets, self.channels))
+
+    def _shared(self, y: Tensor, masks: Tensor, magnitude: Tensor) -> Tensor:
+        """V."""
+        with full_precision(masks.device):
+            # in place: these are by far the largest of all tensors here
+            V = (self.spread @ y.to(self.spread.dtype)).add_(masks.log()).softmax(1)
+        return V * magnitude.unsqueeze(1) if torch.is_grad_enabled() else V.mul_(magnitude.unsqueeze(1))
 
     @torch.no_grad()
     def fit_input(self, spectra: Iterable[Tensor]) -> None:

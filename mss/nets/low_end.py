@@ -14,7 +14,7 @@ over time (Bai et al. 2018).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mss.nets.blocks import HALF, KERNEL, LEAST_MAGNITUDE, DilatedBlocks, convolutions, full_precision
+from mss.separator import with_margins
 
 __all__ = ["LowEnd"]
 
@@ -112,14 +113,29 @@ class LowEnd(nn.Module):
                 f"this network is for {self.estimates} estimates of {self.bins} bins, not {tuple(Z.shape[1:3])}: "
                 "build it with as many estimates as there are and the bins of the transform"
             )
+        low, looked, encoded = self._heard(Z)
+        return self._moved(self._moves(looked, encoded, self.blocks(encoded)), low)
+
+    def stream(self, spectra: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Blocks of Z, all but the last of at least `context` frames, -> D of each: that of all put together."""
+        before, after = BEFORE * HALF[1], AFTER * HALF[1]
+        heard = ([x[..., own] for x in self._heard(Z)] for [(Z, own)] in with_margins(((Z,) for Z in spectra), before))
+        return map(self._answered, with_margins(self.blocks.beside(heard), 0, after, after, after))
+
+    def _answered(self, parts: list[tuple[Tensor, slice]]) -> Tensor:
+        """D of a block, of what `_heard` makes of it, the layers over time make of that, and a few frames on either side."""
+        (low, *seen), (*_, own) = zip(*parts, strict=True)
+        return self._moved(self._moves(*seen)[..., own], low)
+
+    def _heard(self, Z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(b, n, f, k) -> the low end of it (b, n, low, k), what goes around the layers over time, (b, maps, low, k), and what
+        goes into them, (b, h, k)."""
         low = Z[:, :, : self.low]
         with full_precision(Z.device):
             octaves, known = self._octaves(Z), self._known(low)
-        U = self._moves(octaves, known).unflatten(1, (self.estimates, self.estimates))  # (b, n to, n from, f, k)
-        with full_precision(Z.device):
-            U = U.to(known.dtype)
-            D = ((U - U.mean(1, keepdim=True)) * low.unsqueeze(1)).sum(2)
-        return F.pad(D, (0, 0, 0, self.bins - self.low)).unsqueeze(2)
+        looked = self.look(known)
+        encoded = self.encode(torch.cat([octaves, known.flatten(1, 2), self.sum_up(looked).flatten(1, 2)], 1))
+        return low, looked, encoded
 
     def _octaves(self, Z: Tensor) -> Tensor:
         """(b, n, f, k) -> (b, n octaves, k), the loudness of each estimate above the low end."""
@@ -137,12 +153,25 @@ class LowEnd(nn.Module):
             [loud.pow(self.power), all_loud.pow(self.power), magnitude / most, turned.real, turned.imag], 1
         )
 
-    def _moves(self, octaves: Tensor, known: Tensor) -> Tensor:
-        """(b, n octaves, k) and (b, 4 n + 1, f, k) -> (b, n n, f, k)."""
-        looked = self.look(known)  # (b, m, f, k)
-        encoded = self.encode(torch.cat([octaves, known.flatten(1, 2), self.sum_up(looked).flatten(1, 2)], 1))
-        hidden = self.decode(torch.cat([encoded, self.blocks(encoded)], 1))  # (b, h, k)
+    def _moves(self, looked: Tensor, encoded: Tensor, over_time: Tensor) -> Tensor:
+        """U (b, n - 1 to, n from, low, k) without its last row, which is the negative of the others' sum."""
+        hidden = self.decode(torch.cat([encoded, over_time], 1))
         recalled = self.recall(hidden).unflatten(1, (COARSE, -1))
         by_frame, by_bin = self.move
-        moved = by_frame(hidden).unflatten(1, (self.estimates**2, -1))
-        return moved + by_bin(self.join(torch.cat([looked, recalled], 1)))
+        moved = F.conv1d(hidden, *self._rows(by_frame)).unflatten(1, (-1, self.low))
+        seen = self.join(torch.cat([looked, recalled], 1))
+        moved = moved + F.conv2d(seen, *self._rows(by_bin), padding=HALF)
+        return moved.unflatten(1, (self.estimates - 1, self.estimates))
+
+    def _rows(self, last: nn.Module) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a last layer less their mean over the rows of U, for all rows but the last."""
+        rows = (x.unflatten(0, (self.estimates, -1)) for x in (last.weight, last.bias))
+        weight, bias = ((x - x.mean(0))[:-1].flatten(0, 1) for x in rows)
+        return weight, bias
+
+    def _moved(self, U: Tensor, low: Tensor) -> Tensor:
+        """D (b, n, 1, f, k)."""
+        with full_precision(low.device):
+            D = (U.to(low.real.dtype) * low.unsqueeze(1)).sum(2)
+            D = torch.cat([D, -D.sum(1, keepdim=True)], 1)
+        return F.pad(D, (0, 0, 0, self.bins - self.low)).unsqueeze(2)

@@ -127,7 +127,8 @@ class STFT:
         def synthesised(X: Tensor) -> Tensor:
             nonlocal skip
             window = self._window(X.real)
-            done = adder.add(self._frames(X), window)
+            at_once = max(1, PIECE // max(1, X[..., 0, 0].numel() * self.n_fft))
+            done = torch.cat([adder.add(self._frames(part), window) for part in X.split(at_once, -1)], -1)
             norm = envelope.add(_squares(window, X.shape[-1]))
             left, skip = skip, max(skip - done.shape[-1], 0)
             return done[..., left:] / norm[left:].clamp_min(torch.finfo(norm.dtype).tiny)
@@ -172,6 +173,9 @@ class STFT:
 
 
 BLOCK = 2**23  # samples of frames at a time: 32 MB in single precision
+PIECE = (
+    2**21
+)  # the same where the spectra are blocks themselves: the frames are then still in the cache when they are added
 
 
 def _squares(window: Tensor, frames: int) -> Tensor:
