@@ -56,7 +56,7 @@ class GuidedTCN(nn.Module):
         power: magnitudes are taken to it: loudness rather than amplitude.
     """
 
-    block = 128  # frames: of stereo and three targets 6 MB for each of the largest tensors
+    block = 160  # frames: of stereo and three targets 8 MB for each of the largest tensors
 
     def __init__(
         self,

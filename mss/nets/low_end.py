@@ -47,7 +47,7 @@ class LowEnd(nn.Module):
         power: magnitudes are taken to it: loudness rather than amplitude.
     """
 
-    block = 128  # frames: it is applied to stems, several for each channel
+    block = 160  # frames: it is applied to stems, several for each channel
 
     def __init__(
         self,

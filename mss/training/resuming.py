@@ -139,7 +139,10 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class Curves(CSVLogger):
-    """metrics.csv, which a resumed run goes on with, from the step at which it does."""
+    """metrics.csv, which a resumed run goes on with, from the step at which it does.
+
+    The row of a step is written just after the place: who is killed in between lacks that row, and nothing else.
+    """
 
     def __init__(self, folder: Path, name: str, version: str) -> None:
         super().__init__(folder, name=name, version=version)
