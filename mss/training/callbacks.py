@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from mss import checkpoint
+from mss.files import remove_unfinished
 from mss.training.module import Training
 from mss.transforms import STFT
 
@@ -44,6 +45,11 @@ class BestSeparator(Callback):
         self.best = math.inf if mode == "min" else -math.inf
         self.epoch = 0
         self.scores: dict[str, float] = {}
+
+    def on_fit_start(self, trainer: lightning.Trainer, module: Training) -> None:
+        """Removes what a run that was killed while it wrote the file has left of it."""
+        if trainer.is_global_zero:
+            remove_unfinished(self.path)
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, module: Training) -> None:
         """Saves, if this was the best validation."""
