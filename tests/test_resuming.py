@@ -16,6 +16,7 @@ from mss.audio import Encoding, write
 from mss.cli import INTERRUPTED, USAGE
 from mss.data.datamodule import DataModule
 from mss.training.module import Training
+from mss.training.resuming import WholeFiles
 
 RATE = 44100
 NETWORK = [
@@ -89,6 +90,12 @@ def steps_done(folder) -> int:
     return state(folder)["global_step"] if (folder / "last.ckpt").exists() else 0
 
 
+def rows(folder) -> list[int]:
+    """The steps that metrics.csv has."""
+    with open(folder / "logs" / "metrics.csv", encoding="utf-8") as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row["train/loss_step"]]
+
+
 def same(a, b) -> bool:
     """Whether two nested states are equal, bit by bit."""
     if isinstance(a, torch.Tensor):
@@ -119,11 +126,26 @@ def test_killed_again_and_again_it_ends_where_one_run_does(command, whole, tmp_p
         assert same(ours[part], theirs[part]), part
     assert (out / "best.safetensors").read_bytes()[-1000:] == (whole / "best.safetensors").read_bytes()[-1000:]
     assert not [path for path in out.iterdir() if path.name.endswith(".part")]
-    with open(out / "logs" / "metrics.csv", encoding="utf-8") as file:
-        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss_step"]]
-    assert steps == sorted(set(steps))  # none twice
-    left_out = set(range(theirs["global_step"])) - set(steps)
-    assert len(left_out) <= kills, left_out  # a row is written a moment after the place: one that is struck in between has none
+    steps = rows(out)
+    assert steps == sorted(set(steps)) == list(range(theirs["global_step"]))  # no step twice, none left out
+
+
+def test_the_row_of_a_step_is_written_before_the_place_after_it(command, tmp_path):
+    """Killed just after that is written."""
+    plain = WholeFiles.save_checkpoint
+
+    def strike():
+        def last_one(*given, **options):
+            plain(*given, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        WholeFiles.save_checkpoint = last_one
+
+    out = tmp_path / "run"
+    process = start(command, out, strike)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert rows(out) == list(range(state(out)["global_step"]))
 
 
 def test_a_signal_lets_the_step_end_and_keeps_the_place(command, whole, tmp_path):

@@ -85,6 +85,8 @@ class KeepsPlace(Checkpoint):
                 return
             asked, due = (trainer.strategy.reduce_boolean_decision(one, all=False) for one in (asked, due))
         if asked or due:
+            # Lightning logs a step after this; who is killed in between would go on from here and lack its row
+            trainer._logger_connector.update_train_step_metrics()
             self._write(trainer, stop=asked)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Training) -> None:
@@ -139,15 +141,13 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class Curves(CSVLogger):
-    """metrics.csv, which a resumed run goes on with, from the step at which it does.
-
-    The row of a step is written just after the place: who is killed in between lacks that row, and nothing else.
-    """
+    """metrics.csv, which a resumed run goes on with, from the step at which it does."""
 
     def __init__(self, folder: Path, name: str, version: str) -> None:
         super().__init__(folder, name=name, version=version)
         path = Path(self.log_dir) / "metrics.csv"
         self._earlier: list[dict[str, Any]] = []
+        self._last: tuple[dict[str, Any], int | None] = ({}, None)
         if path.is_file():  # Lightning is going to delete it
             with path.open(newline="", encoding="utf-8") as file:
                 self._earlier = list(csv.DictReader(file))
@@ -157,4 +157,7 @@ class Curves(CSVLogger):
         if self._earlier and step is not None and lightning.pytorch.utilities.rank_zero_only.rank == 0:
             self.experiment.metrics = [row for row in self._earlier if int(row["step"]) < step]
             self._earlier = []
-        super().log_metrics(dict(metrics), step)
+        row = dict(metrics)
+        if row != self._last[0] or step != self._last[1]:  # `KeepsPlace` had it written before the place was
+            super().log_metrics(row, step)
+        self._last = row, step
