@@ -11,28 +11,17 @@ from torch import Tensor
 
 from mss.audio import resample, resample_blocks
 from mss.separator import Separator, context_of, grid_of, no_longer, require_mixture
-from mss.wrappers import Wrapper, stream, sum_and_difference
+from mss.wrappers import Folding, Wrapper, stream, sum_and_difference
 
 __all__ = ["EachChannel", "MidSide", "Resampled", "Select", "StereoPairs"]
 
 
-class EachChannel(Wrapper):
+class EachChannel(Folding):
     """Lets a separator of mono take any number of channels, each for itself."""
 
-    def forward(self, mixture: Tensor) -> Tensor:
-        """(b, c, t) -> (b, n, c, t), any c."""
+    def _fold(self, mixture: Tensor) -> Tensor:
         require_mixture(mixture)
-        return self._unfold(self.separator(mixture.flatten(0, 1).unsqueeze(1)), mixture.shape[1])
-
-    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        channels: list[int] = []
-
-        def folded() -> Iterator[Tensor]:
-            for block in blocks:
-                channels[:] = [block.shape[1]]
-                yield block.flatten(0, 1).unsqueeze(1)
-
-        yield from (self._unfold(y, channels[0]) for y in stream(self.separator, folded()))
+        return mixture.flatten(0, 1).unsqueeze(1)
 
     def _unfold(self, estimates: Tensor, channels: int) -> Tensor:
         return estimates.squeeze(2).unflatten(0, (-1, channels)).transpose(1, 2)  # (b, n, c, t)
@@ -55,7 +44,7 @@ class MidSide(Wrapper):
         yield from (sum_and_difference(y) for y in stream(self.separator, turned))
 
 
-class StereoPairs(Wrapper):
+class StereoPairs(Folding):
     """Lets a separator of stereo take any number of channels: pair by pair, in the order of WAV files.
 
     A channel without a partner (mono, centre, LFE) is given on both sides and comes back as their mean. The pairs of 5.1
@@ -71,27 +60,13 @@ class StereoPairs(Wrapper):
         8: ((0, 1), (2,), (3,), (4, 5), (6, 7)),
     }
 
-    def forward(self, mixture: Tensor) -> Tensor:
-        """(b, c, t) -> (b, n, c, t), any c."""
-        require_mixture(mixture)
-        return self._unfold(self.separator(self._fold(mixture)), mixture.shape[1])
-
-    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        channels: list[int] = []
-
-        def folded() -> Iterator[Tensor]:
-            for block in blocks:
-                channels[:] = [block.shape[1]]
-                yield self._fold(block)
-
-        yield from (self._unfold(y, channels[0]) for y in stream(self.separator, folded()))
-
     @classmethod
     def _pairs(cls, channels: int) -> tuple[tuple[int, ...], ...]:
         in_order = tuple(tuple(range(i, min(i + 2, channels))) for i in range(0, channels, 2))
         return cls.PAIRS.get(channels, in_order)
 
     def _fold(self, mixture: Tensor) -> Tensor:
+        require_mixture(mixture)
         left, right = zip(*((pair[0], pair[-1]) for pair in self._pairs(mixture.shape[1])), strict=True)
         pairs = torch.stack([mixture[:, list(left)], mixture[:, list(right)]], 2)  # (b, p, 2, t)
         return pairs.flatten(0, 1)

@@ -408,33 +408,48 @@ class Corrected(_InTurn):
         return _OfEach(self.then, self.mid_side) if inside is None else inside(lambda s: _OfEach(s, self.mid_side))
 
 
-class _OfEach(Wrapper):
-    """Estimates (b, n, c, t) -> corrections (b, n, c, t), by a separator that takes those of one channel as its channels."""
+class Folding(Wrapper):
+    """Gives a separator other channels than come in: `_fold` before it, `_unfold` after it, whole and in blocks."""
 
-    def __init__(self, separator: Separator, mid_side: bool) -> None:
-        super().__init__(separator)
-        self.mid_side = mid_side
+    CHANNELS = 1  # their axis in what comes in
 
-    def forward(self, estimates: Tensor) -> Tensor:
-        return self._unfolded(self.separator(self._folded(estimates)), estimates.shape[2])
+    def forward(self, mixture: Tensor) -> Tensor:
+        """(b, c, t) -> (b, n, c, t), any c."""
+        return self._unfold(self.separator(self._fold(mixture)), mixture.shape[self.CHANNELS])
 
     def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         channels: list[int] = []
 
         def folded() -> Iterator[Tensor]:
             for block in blocks:
-                channels[:] = [block.shape[2]]
-                yield self._folded(block)
+                channels[:] = [block.shape[self.CHANNELS]]
+                yield self._fold(block)
 
-        yield from (self._unfolded(y, channels[0]) for y in stream(self.separator, folded()))
+        yield from (self._unfold(y, channels[0]) for y in stream(self.separator, folded()))
 
-    def _folded(self, estimates: Tensor) -> Tensor:
+    def _fold(self, mixture: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _unfold(self, estimates: Tensor, channels: int) -> Tensor:
+        raise NotImplementedError
+
+
+class _OfEach(Folding):
+    """Estimates (b, n, c, t) -> corrections (b, n, c, t), by a separator that takes those of one channel as its channels."""
+
+    CHANNELS = 2
+
+    def __init__(self, separator: Separator, mid_side: bool) -> None:
+        super().__init__(separator)
+        self.mid_side = mid_side
+
+    def _fold(self, estimates: Tensor) -> Tensor:
         """(b, n, c, t) -> (b v, n, t), where stereo has four views v with `mid_side`, else every channel is one."""
         if self.mid_side and estimates.shape[2] == 2:
             estimates = torch.cat([estimates, sum_and_difference(estimates, 0.5)], 2)
         return estimates.transpose(1, 2).flatten(0, 1)
 
-    def _unfolded(self, corrections: Tensor, channels: int) -> Tensor:
+    def _unfold(self, corrections: Tensor, channels: int) -> Tensor:
         """(b v, n, 1, t) -> (b, n, c, t)."""
         mid_side = self.mid_side and channels == 2
         views = corrections.squeeze(2).unflatten(0, (-1, 2 * channels if mid_side else channels)).transpose(1, 2)
