@@ -32,6 +32,7 @@ __all__ = [
     "complain",
     "exit_code",
     "gather",
+    "let_go_of_code",
     "pick_device",
     "program",
     "rank_and_world",
@@ -112,8 +113,8 @@ def start_torch() -> None:
     finally:
         gc.enable()
         gc.freeze()
+    let_go_of_code()
     if sys.platform == "linux":
-        _unmap_code()
         try:
             mallopt = ctypes.CDLL(None).mallopt
         except AttributeError:  # a libc without it (musl)
@@ -124,11 +125,14 @@ def start_torch() -> None:
         mallopt(trim_threshold, 1 << 27)
 
 
-def _unmap_code() -> None:
-    """Lets go of the code that importing torch has run; what runs again is mapped again, a microsecond for each 64 kB.
+def let_go_of_code() -> None:
+    """Unmaps the code of libraries; what runs again is mapped again, a microsecond for each 64 kB. Does nothing but on Linux.
 
-    Of torch for CUDA that is 0.2 GB, of libraries that a CPU has no use for, and a queue such as Slurm's counts it.
+    What ran once stays in memory for ever otherwise, and a queue such as Slurm's counts it: after importing torch for CUDA
+    0.2 GB, of libraries that a CPU has no use for; after the first block of a song 0.2 GB, of compilers.
     """
+    if sys.platform != "linux":
+        return
     with contextlib.suppress(OSError, AttributeError, ValueError):
         madvise = ctypes.CDLL(None).madvise
         dont_need = 4  # MADV_DONTNEED of mman.h

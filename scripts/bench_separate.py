@@ -60,11 +60,13 @@ def bench(args: argparse.Namespace, folder: Path) -> str:
             if run:  # the first warms the disk's cache
                 times[name].append(seconds)
                 memory[name] = max(memory.get(name, 0), megabytes)
+    from torch.backends.cpu import get_cpu_capability
+
     difference = largest_difference(folder / MODEL / song.stem, folder / "plain")
     medians = {name: statistics.median(values) for name, values in times.items()}
     lines = [
-        f"`python -m mss.separate`, {MODEL}, {length_of(song):.0f} s of stereo, {os.cpu_count()} cores, "
-        f"{args.runs} runs in turn, whole process ({platform.machine()}, Python {platform.python_version()}):",
+        f"`python -m mss.separate`, {MODEL}, {length_of(song):.0f} s of stereo, {os.cpu_count()} cores, {args.runs} runs in turn, "
+        f"whole process ({platform.machine()}, {get_cpu_capability()}, Python {platform.python_version()}):",
         "",
         "| | median s | min s | max s | peak MB |",
         "|---|---|---|---|---|",
@@ -96,7 +98,7 @@ def measured(command: list[str]) -> tuple[float, float]:
     seconds = time.perf_counter() - begin
     if status:
         raise SystemExit(f"{' '.join(command)} failed")
-    return seconds, usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+    return seconds, usage.ru_maxrss * (1024 if sys.platform == "linux" else 1) / 1e6
 
 
 def song_of(seconds: float, path: Path) -> Path:

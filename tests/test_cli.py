@@ -52,7 +52,7 @@ import re
 from mss import cli
 def mapped():
     return int(re.search(r"RssFile:\\s+(\\d+)", open("/proc/self/status").read()).group(1))
-let_go, cli._unmap_code = cli._unmap_code, lambda: None
+let_go, cli.let_go_of_code = cli.let_go_of_code, lambda: None
 cli.start_torch()
 before = mapped()
 let_go()

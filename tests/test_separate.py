@@ -422,6 +422,23 @@ def test_what_a_killed_run_left_is_removed(song, tmp_path):
     assert alive.exists()
 
 
+def test_the_code_of_the_start_is_let_go_once_a_song_when_its_first_block_is_there(excerpt, tmp_path, monkeypatch):
+    from mss.apps import separation
+    from mss.apps.jobs import Job
+
+    write(tmp_path / "long.wav", excerpt["mixture"].repeat(1, 6), RATE)
+    happened = []
+    monkeypatch.setattr(separation, "let_go_of_code", lambda: happened.append("let go"))
+    separator = mss.load("spleeter-2stems")
+    outputs = {stem: tmp_path / f"{stem}.wav" for stem in separator.targets}
+    job = Job(tmp_path / "long.wav", tmp_path, outputs)
+    device = torch.device("cpu")
+    separation.separate_file(separator, job, device=device, progress=lambda *_: happened.append("block"))
+    assert happened.count("let go") == 1
+    assert happened[:2] == ["let go", "block"]
+    assert happened.count("block") > 1
+
+
 def test_a_fault_while_writing_is_told_as_it_is(excerpt, tmp_path, monkeypatch, capsys):
     """The reader's thread is at work then; closing under it must not hide the fault."""
     from mss.apps import separation

@@ -23,7 +23,7 @@ from mss.apps.jobs import Job
 from mss.apps.staging import publish, remove_stale, staging
 from mss.audio import AudioError, AudioInfo, Encoding, Reader, Writer
 from mss.classical import instruments, read_score, score_informed
-from mss.cli import UsageError, background
+from mss.cli import UsageError, background, let_go_of_code
 from mss.filters import softmask, wiener
 from mss.separator import Separator, SpectralSeparator
 from mss.spec import options_of
@@ -204,6 +204,8 @@ def separate_file(
         def stems() -> Iterator[Tensor]:
             nonlocal sent
             for estimates in stream(fitted, mixture()):
+                if not sent:
+                    let_go_of_code()  # of what compiled the networks and started
                 y = estimates[0].cpu()  # (n, c, t)
                 if not math.isfinite(y.sum()):  # a sum is finite only if all are
                     raise AudioError(
