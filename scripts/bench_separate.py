@@ -65,8 +65,8 @@ def bench(args: argparse.Namespace, folder: Path) -> str:
     difference = largest_difference(folder / MODEL / song.stem, folder / "plain")
     medians = {name: statistics.median(values) for name, values in times.items()}
     lines = [
-        f"`python -m mss.separate`, {MODEL}, {length_of(song):.0f} s of stereo, {os.cpu_count()} cores, {args.runs} runs in turn, "
-        f"whole process ({platform.machine()}, {get_cpu_capability()}, Python {platform.python_version()}):",
+        f"`python -m mss.separate`, {MODEL}, {length_of(song):.0f} s of stereo, {os.cpu_count()} cores, "
+        f"{args.runs} runs in turn, whole process ({platform.machine()}, {get_cpu_capability()}, Python {platform.python_version()}):",
         "",
         "| | median s | min s | max s | peak MB |",
         "|---|---|---|---|---|",
