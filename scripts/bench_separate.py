@@ -66,7 +66,8 @@ def bench(args: argparse.Namespace, folder: Path) -> str:
     medians = {name: statistics.median(values) for name, values in times.items()}
     lines = [
         f"`python -m mss.separate`, {MODEL}, {length_of(song):.0f} s of stereo, {os.cpu_count()} cores, "
-        f"{args.runs} runs in turn, whole process ({platform.machine()}, {get_cpu_capability()}, Python {platform.python_version()}):",
+        f"{args.runs} runs in turn, whole process "
+        f"({platform.machine()}, {get_cpu_capability()}, Python {platform.python_version()}):",
         "",
         "| | median s | min s | max s | peak MB |",
         "|---|---|---|---|---|",
