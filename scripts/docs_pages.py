@@ -22,7 +22,8 @@ API: Mapping[str, tuple[str, tuple[str, ...]]] = {  # page -> title, modules
     "separators": (
         "Separators",
         (
-            *("mss", "mss.separator", "mss.wrappers", "mss.adapters", "mss.oracle", "mss.upmixer", "mss.surround"),
+            *("mss", "mss.separator", "mss.wrappers", "mss.adapters", "mss.combined"),
+            *("mss.oracle", "mss.upmixer", "mss.surround"),
             *("mss.zoo", "mss.checkpoint", "mss.spec", "mss.remote"),
             *("mss.importers.openunmix", "mss.importers.spleeter"),
         ),

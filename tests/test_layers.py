@@ -15,7 +15,7 @@ LAYERS = [  # the lowest first; a module may import from its own layer and those
     ("separator",),
     ("wrappers", "oracle"),
     ("upmixer",),
-    ("adapters",),
+    ("adapters", "combined"),
     ("classical", "nets"),
     ("checkpoint", "importers", "remote"),
     ("zoo", "training"),

@@ -10,10 +10,11 @@ from torch import nn
 
 import mss
 from mss.adapters import EachChannel, MidSide, Resampled, Select, StereoPairs
+from mss.combined import Cascade, Ensemble
 from mss.filters import wiener
 from mss.separator import SpectralSeparator, context_of, copies, with_margins
 from mss.transforms import STFT
-from mss.wrappers import Cascade, Chunked, Ensemble, Shifted, WithResidual, aligned, stream
+from mss.wrappers import Chunked, Shifted, WithResidual, aligned, stream
 
 
 class Bounded(nn.Module):

@@ -11,9 +11,9 @@ from ssspy.bss.mnmf import FastGaussMNMF, GaussMNMF
 
 import mss
 from mss.classical import _covariances, fastmnmf, lgm, mnmf
+from mss.combined import Refined
 from mss.filters import softmask, wiener
 from mss.spec import build, spec
-from mss.wrappers import Refined
 
 RATE = 44100
 FILTERS = (lgm, mnmf, fastmnmf)
