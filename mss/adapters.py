@@ -156,7 +156,7 @@ class Resampled(Wrapper):
 
 
 class Select(Wrapper):
-    """Keeps some of a separator's targets, in the order given."""
+    """Keeps some of a separator's targets, in the order given; of a `Cascade`, does only the work that these need."""
 
     def __init__(self, separator: Separator, names: Sequence[str]) -> None:
         super().__init__(separator)
@@ -171,15 +171,28 @@ class Select(Wrapper):
     def targets(self) -> tuple[str, ...]:
         return self.names
 
+    @property
+    def context(self) -> float | None:
+        return context_of(self._needed)
+
+    @property
+    def grid(self) -> int:
+        return grid_of(self._needed)
+
     def forward(self, mixture: Tensor) -> Tensor:
         """(b, c, t) -> (b, n, c, t)."""
-        return self._chosen(self.separator(mixture))
+        return self._chosen(self._needed(mixture))
 
     def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        yield from (self._chosen(y) for y in stream(self.separator, blocks))
+        yield from (self._chosen(y) for y in stream(self._needed, blocks))
+
+    @property
+    def _needed(self) -> Separator:
+        part_for = getattr(self.separator, "part_for", None)
+        return self.separator if part_for is None else part_for(self.names)
 
     def _chosen(self, estimates: Tensor) -> Tensor:
-        return estimates[:, [self.separator.targets.index(name) for name in self.names]]
+        return estimates[:, [self._needed.targets.index(name) for name in self.names]]
 
 
 def sum_and_difference(x: Tensor, scale: float = 1.0) -> Tensor:

@@ -130,6 +130,13 @@ class Cascade(_InTurn):
         index = self._index
         return (*self.first.targets[:index], *self.then.targets, *self.first.targets[index + 1 :])
 
+    def part_for(self, names: Sequence[str]) -> Separator:
+        """What is enough for some of the targets: the first separator alone, where none of them is of the second."""
+        if not set(names).isdisjoint(self.then.targets):
+            return self
+        inner = getattr(self.first, "part_for", None)
+        return self.first if inner is None else inner(names)
+
     @property
     def _index(self) -> int:
         return self.first.targets.index(self.stem)

@@ -61,6 +61,7 @@ SEPARATORS = {
     "shifted": lambda: Shifted(spectral(Patches()), shifts=3, max_shift=0.1),
     "ensemble": lambda: Ensemble([spectral(Bounded()), spectral(Patches())], [1, 3]),
     "select": lambda: Select(spectral(Bounded()), ["b"]),
+    "select from a cascade": lambda: Select(SEPARATORS["cascade"](), ["a"]),
 }
 
 
@@ -235,6 +236,28 @@ def test_aligned_cuts_streams_to_common_blocks():
 def test_select_names_what_there_is():
     with pytest.raises(ValueError, match="no target 'voice': there are a, b"):
         Select(spectral(Bounded()), ["a", "voice"])
+
+
+@torch.inference_mode()
+def test_select_does_only_the_work_that_its_targets_need(noise):
+    outer = Cascade(SEPARATORS["cascade"](), spectral(Patches(), targets=("e", "f")), stem="d")
+    assert outer.targets == ("a", "c", "e", "f")
+    calls = []
+    for module in (outer.first.then, outer.then):
+        module.register_forward_hook(lambda module, *_: calls.append(module))
+    for names, needed in {
+        ("a",): [],
+        ("c", "a"): [outer.first.then],
+        ("a", "f"): [outer.first.then, outer.then],
+    }.items():
+        calls.clear()
+        y = Select(outer, names)(noise)
+        assert calls == needed
+        assert torch.equal(y, outer(noise)[:, [outer.targets.index(name) for name in names]])
+    whole = Cascade(spectral(Bounded()), spectral(mss.classical.repet, targets=("c", "d")), stem="b")
+    assert whole.context is None
+    assert Select(whole, ["a"]).context == whole.first.context is not None
+    assert Select(whole, ["c"]).context is None
 
 
 @torch.inference_mode()

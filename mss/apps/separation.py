@@ -123,13 +123,15 @@ def compose(separator: Separator, recipe: Recipe) -> Separator:
     if recipe.niter:
         _use_wiener(separator, recipe.niter)
     try:
+        if recipe.targets is not None:  # inside all others, so that what no target needs is not done
+            separator = Select(separator, recipe.targets)
         if recipe.shifts is not None:
             separator = Shifted(separator, shifts=recipe.shifts)
         if recipe.segment is not None:
             separator = Chunked(separator, segment=recipe.segment, overlap=recipe.overlap)
         elif recipe.overlap is not None:
             separator = Chunked(separator, overlap=recipe.overlap)
-        return separator if recipe.targets is None else Select(separator, recipe.targets)
+        return separator
     except ValueError as error:
         raise UsageError(str(error)) from error
 
