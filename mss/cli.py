@@ -69,24 +69,39 @@ def exit_code(main: Callable[[], int]) -> int:
 def program(main: Callable[[], int]) -> NoReturn:
     """Runs a verb as the whole of this process, and ends it without the destructors of libraries.
 
-    Those of torch's would map 0.28 GB of code, more than any song needs, and take half a second. What Python itself has to
-    end (threads, what is registered with `atexit`) has ended before.
+    Those of torch's would map 0.28 GB of code, more than any song needs, and take half a second. Threads have ended before,
+    and what the verb and its libraries have registered with `atexit`; not so what was registered before this call. Who has
+    more to do in the same process calls the verb's `main`.
     """
     code = FAILED
 
     def leave() -> None:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # its reader went away, or it is closed
-                stream.flush()
-        os._exit(code)
+        logging.shutdown()
+        failed = _flushed_in_vain()
+        os._exit(code or failed)
 
     atexit.register(leave)  # before all others, so it runs after them
     try:
         code = main()
     except SystemExit as error:  # argparse
-        code = error.code if isinstance(error.code, int) else FAILED
+        code = error.code if isinstance(error.code, int) else FAILED if error.code else 0
         raise
     sys.exit(code)
+
+
+def _flushed_in_vain() -> int:
+    """Writes what is still to be written; FAILED if standard output cannot take it, else 0."""
+    failed = 0
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output went away
+        failed = FAILED
+    except (OSError, ValueError) as error:
+        failed = FAILED
+        complain(f"error: standard output cannot be written ({error})")
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    return failed
 
 
 def _interrupt_once(number: int, frame: object) -> None:

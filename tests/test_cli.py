@@ -1,5 +1,6 @@
 """How a process of the command line begins and ends."""
 
+import os
 import subprocess
 import sys
 
@@ -33,6 +34,8 @@ def python(code: str) -> subprocess.CompletedProcess:
         ("return 0", 0, ""),
         ("return 1", 1, ""),
         ("sys.exit(2)", 2, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit('lost')", 1, "lost"),
         ("raise RuntimeError('lost')", 1, "RuntimeError: lost"),
     ],
 )
@@ -42,6 +45,19 @@ def test_a_program_ends_with_its_code_when_all_else_has_ended(end, code, said):
     assert done.stdout.split() == ["main", "thread", "registered"]
     assert said in done.stderr
     assert bool(done.stderr) == bool(said)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no full device")
+def test_results_that_cannot_be_written_are_a_failure():
+    code = "import logging, logging.handlers\nfrom mss.cli import program\nprogram(lambda: print('results') or 0)"
+    quiet = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, env=quiet, timeout=120
+        )
+    assert done.returncode == 1
+    assert "error: standard output cannot be written ([Errno 28] No space left on device)" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -45,6 +45,11 @@ def test_compiled_softmask_equals_the_differentiable_one(power, empty, generator
     mono = V.mean(2, keepdim=True).nan_to_num(0, 0)
     assert torch.allclose(softmask(mono, X, power), ratio_mask(mono, power) * X.unsqueeze(1), atol=2e-6)
     assert softmask(V * torch.nan, X, power).isnan().all()
+    alike = V[:1].nan_to_num(0, 0)
+    assert torch.allclose(softmask(alike, X, power), ratio_mask(alike, power) * X.unsqueeze(1), atol=2e-6)
+    faint = V.double().nan_to_num(0, 0, 0) * 1e-60  # nothing, in single precision
+    theirs = ratio_mask(faint, power) * X.unsqueeze(1)
+    assert torch.allclose(softmask(faint, X, power), theirs.to(X.dtype), atol=2e-6)
 
 
 def test_high_powers_tend_to_the_binary_mask(spectra):

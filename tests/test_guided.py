@@ -215,6 +215,33 @@ def test_it_learns_what_its_guide_cannot_know():
     assert errors[-1] < 0.2 * errors[0], errors
 
 
+@pytest.mark.parametrize("maps", [0, 2])
+def test_its_slope_is_that_of_finite_differences_where_the_guide_stays(maps):
+    """The guide is given, so nothing is differentiated through it."""
+    X = spectrum(0.01).to(torch.complex128)
+    guessed = torch.rand(1, 3, *X.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    net = taught(maps=maps).double()
+    net.guide = lambda magnitude: guessed
+    weight = torch.rand(1, 3, *X.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    magnitude, step = X.abs().requires_grad_(), 1e-6
+    (weight * net(magnitude)).sum().backward()
+    for f, k in ((3, 0), (20, 1), (200, 3)):
+        moved = torch.zeros_like(magnitude)
+        moved[..., f, k] = step
+        with torch.no_grad():
+            difference = (weight * (net(magnitude + moved) - net(magnitude - moved))).sum() / (2 * step)
+        torch.testing.assert_close(magnitude.grad[0, 0, f, k], difference, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:TF32")  # torch, of Intel's GPUs
+def test_without_onednn_it_computes_the_same():
+    layers, x = convolutions(3, 5, 4).eval(), torch.randn(2, 3, 11, 13, generator=torch.Generator().manual_seed(7))
+    with torch.inference_mode():
+        expected = layers(x)
+        with torch.backends.mkldnn.flags(enabled=False):
+            torch.testing.assert_close(layers(x), expected)
+
+
 def test_saved_and_loaded_it_is_the_same(tmp_path):
     separator = mss.SpectralSeparator(taught(), ("drums", "bass", "other"), transform=TRANSFORM)
     mss.save(separator, tmp_path / "x.safetensors")
@@ -234,5 +261,7 @@ def test_what_cannot_be_is_refused():
         GuidedTCN(GUIDE, 3, maps=1)
     with pytest.raises(ValueError, match="1 channels of 257 bins, not \\(2, 257\\)"):
         network()(spectrum(channels=2))
+    with pytest.raises(ValueError, match="1 channels of 257 bins, not \\(2, 257\\)"):
+        next(network().stream([spectrum(channels=2)]))
     with pytest.raises(ValueError, match="gives 3 targets, not 2"):
         GuidedTCN(GUIDE, 2, bins=257)(spectrum())

@@ -193,6 +193,8 @@ def test_what_does_not_fit_is_refused():
         LowEnd(2, bins=513, low=40, maps=1)
     with pytest.raises(ValueError, match="2 estimates of 513 bins"):
         low_end()(FINER(noise(channels=3)))
+    with pytest.raises(ValueError, match="2 estimates of 513 bins"):
+        next(low_end().stream([mss.STFT(2048, 512)(noise(channels=2))]))
     first = mss.SpectralSeparator(Halves(), ("a", "b"), sample_rate=RATE, transform=FIRST)
     with pytest.raises(ValueError, match="corrections of one, two are not of a, b"):
         corrected(first=first)

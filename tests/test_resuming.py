@@ -7,16 +7,20 @@ import os
 import random
 import signal
 import sys
+from typing import ClassVar
 
+import lightning
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from mss import train
 from mss.audio import Encoding, write
 from mss.cli import INTERRUPTED, USAGE
 from mss.data.datamodule import DataModule
 from mss.training.module import Training
-from mss.training.resuming import WholeFiles
+from mss.training.resuming import Curves, KeepsPlace, WholeFiles
 
 RATE = 44100
 NETWORK = [
@@ -146,6 +150,30 @@ def test_the_row_of_a_step_is_written_before_the_place_after_it(command, tmp_pat
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert rows(out) == list(range(state(out)["global_step"]))
+
+
+class Boring(BoringModel):
+    def training_step(self, batch, index):
+        self.log("nothing", torch.nan)
+        return super().training_step(batch, index)
+
+
+def test_every_logger_has_every_step_once_though_a_place_is_kept_after_each(tmp_path):
+    class Other(DummyLogger):
+        steps: ClassVar[list[int]] = []
+
+        def log_metrics(self, metrics, step):
+            self.steps.append(step)
+
+    curves = Curves(tmp_path, "", "")
+    options = {"max_epochs": 1, "limit_train_batches": 5, "limit_val_batches": 0, "log_every_n_steps": 1}
+    options |= {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    keeps = KeepsPlace(tmp_path / "last.ckpt", minutes=0)
+    trainer = lightning.Trainer(logger=[curves, Other()], callbacks=[keeps], default_root_dir=tmp_path, **options)
+    trainer.fit(Boring())
+    assert Other.steps == [0, 1, 2, 3, 4]
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [0, 1, 2, 3, 4]
 
 
 def test_a_signal_lets_the_step_end_and_keeps_the_place(command, whole, tmp_path):

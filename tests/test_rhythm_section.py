@@ -28,6 +28,15 @@ def test_a_kick_a_bass_note_a_chord_and_a_cymbal_go_where_they_belong():
         assert sdr(stem, estimate) > least
 
 
+def test_slopes_are_finite_where_a_song_pauses(excerpt):
+    x = excerpt["mixture"][None].clone()
+    x[..., RATE : RATE + 8000] = 0
+    X = mss.STFT()(x).requires_grad_()
+    rhythm_section(X)[:, 0].square().sum().backward()
+    assert X.grad.isfinite().all()
+    assert X.grad.abs().max() > 1
+
+
 def test_four_stems_of_real_music_come_out_better_than_they_went_in(excerpt):
     names = ("vocals", "drums", "bass", "other")
     with torch.inference_mode():

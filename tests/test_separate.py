@@ -154,6 +154,20 @@ def test_wiener_segments_and_shifts(song, tmp_path):
         assert sdr(x, sum(stems.values())) > 50  # the regularisation of the Wiener filter keeps the quietest bins
 
 
+@torch.inference_mode()
+def test_the_default_model_goes_in_segments_too(excerpt):
+    from mss.apps.separation import Recipe, compose
+
+    x = excerpt["mixture"].repeat(1, 7)[None]
+    expected = mss.load("four-stems")(x)
+    assert x.shape[-1] > 36 * RATE  # a segment, and the context of the first stage, which is 12 s, on either side
+    y = compose(mss.load("four-stems"), Recipe(segment=12.0))(x)
+    assert (y - expected).abs().max() < 1e-4
+    vocals = compose(mss.load("four-stems"), Recipe(("vocals",), segment=12.0))
+    vocals.separator.then.register_forward_hook(lambda *_: pytest.fail("no vocals need the second stage"))
+    assert torch.equal(vocals(x), y[:, :1])
+
+
 def test_over_full_scale_nothing_is_cut_off_silently(tmp_path, capsys):
     """Two tones that cancel in the mixture: the stems are louder than full scale, the mixture is not."""
     x = mss.load("hpss")

@@ -73,6 +73,14 @@ def test_blocks_put_together_are_the_whole(transform, length, size, block, gener
     assert torch.allclose(y[..., :length], x, atol=1e-11)
 
 
+def test_the_inverse_of_blocks_takes_one_without_frames(generator):
+    transform = STFT(256, 64)
+    X = transform(torch.randn(1, 2, 5000, generator=generator))
+    blocks = [X[..., :10], X[..., :0], X[..., 10:]]
+    y = torch.cat(list(transform.inverse_blocks(blocks)), -1)
+    torch.testing.assert_close(y[..., :5000], transform.inverse(X, 5000))
+
+
 def test_the_inverse_of_blocks_holds_none_while_it_waits(generator):
     """In a loop the last one would stay: of a network with two stems, 67 MB."""
     transform, alive = STFT(64, 16), weakref.WeakSet()

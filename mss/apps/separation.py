@@ -24,6 +24,7 @@ from mss.apps.staging import publish, remove_stale, staging
 from mss.audio import AudioError, AudioInfo, Encoding, Reader, Writer
 from mss.classical import instruments, read_score, score_informed
 from mss.cli import UsageError, background, let_go_of_code
+from mss.combined import Cascade
 from mss.filters import softmask, wiener
 from mss.separator import Separator, SpectralSeparator
 from mss.spec import options_of
@@ -123,17 +124,22 @@ def compose(separator: Separator, recipe: Recipe) -> Separator:
     if recipe.niter:
         _use_wiener(separator, recipe.niter)
     try:
-        if recipe.targets is not None:  # inside all others, so that what no target needs is not done
+        if recipe.segment is not None or recipe.overlap is not None:
+            separator = _in_segments(separator, recipe)
+        if recipe.targets is not None:  # right around a Cascade, of which it takes what the targets need
             separator = Select(separator, recipe.targets)
-        if recipe.shifts is not None:
-            separator = Shifted(separator, shifts=recipe.shifts)
-        if recipe.segment is not None:
-            separator = Chunked(separator, segment=recipe.segment, overlap=recipe.overlap)
-        elif recipe.overlap is not None:
-            separator = Chunked(separator, overlap=recipe.overlap)
-        return separator
+        return separator if recipe.shifts is None else Shifted(separator, shifts=recipe.shifts)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _in_segments(separator: Separator, recipe: Recipe) -> Separator:
+    """In overlapping segments; a Cascade stage by stage, since segments of both at once may have to be minutes long."""
+    if isinstance(separator, Cascade):
+        first, then = (_in_segments(stage, recipe) for stage in (separator.first, separator.then))
+        return Cascade(first, then, stem=separator.stem)
+    length = {} if recipe.segment is None else {"segment": recipe.segment}
+    return Chunked(separator, **length, overlap=recipe.overlap)
 
 
 def _use_wiener(separator: Separator, iterations: int) -> None:

@@ -24,6 +24,7 @@ __all__ = ["rhythm_section"]
 GAINS = ((50.0, -6.0), (230.0, -8.0), (4000.0, 24.0))  # edges, Hz, and the steps of g there, dB; 6 dB below the first
 LOWEST = 6.0  # dB, of g at 0 Hz
 WIDTH = 0.17  # octaves over which a step is taken
+LEAST = 1e-15  # magnitude; so that neither H / P nor its slope overflows
 
 
 def rhythm_section(
@@ -52,7 +53,7 @@ def rhythm_section(
     magnitude = X.abs()
     f = torch.linspace(0, sample_rate / 2, X.shape[2], dtype=magnitude.dtype, device=X.device).unsqueeze(-1)
     H, P = (median_filter(magnitude, size, dim) for size, dim in ((time_kernel, -1), (frequency_kernel, -2)))
-    H, P = (x.clamp_min(torch.finfo(x.dtype).tiny) for x in (H, _gain(f) * P))  # of nothing, both have half
+    H, P = (x.clamp_min(LEAST) for x in (H, _gain(f) * P))  # of nothing, both have half
     drums = magnitude / (1 + (H / P).pow(power))
     harmonic = magnitude - drums
     bass = harmonic / (1 + (f / crossover).pow(slope))

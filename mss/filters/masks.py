@@ -52,7 +52,10 @@ def _softmask(V: Tensor, X: Tensor, power: float, share: bool) -> Tensor:
 
     b, c, f, k = X.shape
     X = X.resolve_conj().transpose(-1, -2).contiguous()
-    V = V.float().expand(-1, -1, c, f, k).contiguous()
+    if V.dtype == torch.float64:  # what single precision would make 0 or infinite has its share all the same
+        V = V.clamp_max(torch.finfo(V.dtype).max)
+        V = V / V.amax(1, keepdim=True).clamp_min(torch.finfo(V.dtype).tiny)
+    V = V.float().expand(b, -1, c, f, k).contiguous()
     Y = empty((b, V.shape[1], c, k, f), X.dtype, X.device)
     strips = c * -(-f // _masks_cpu.STRIP)
     for v, x, y in zip(V.numpy(), X.numpy(), Y.numpy(), strict=True):

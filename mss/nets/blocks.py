@@ -115,7 +115,7 @@ class _Convolutions(nn.Sequential):
         """(b, maps, f, k) -> the same of other maps."""
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(x)
-        inside = torch.backends.mkldnn.is_available() and x.device.type == "cpu" and x.dtype == torch.float32
+        inside = x.device.type == "cpu" and x.dtype == torch.float32 and _has_onednn()
         x = x.to_mkldnn() if inside else x
         layers = list(self)
         while layers:
@@ -132,6 +132,10 @@ class _Convolutions(nn.Sequential):
                 weight, bias = weight.to_mkldnn(), bias.to_mkldnn()
             x = F.conv2d(x, weight, bias, padding=layer.padding)
         return x.to_dense() if inside else x
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
 
 
 def convolutions(*maps: int) -> nn.Sequential:
@@ -286,7 +290,7 @@ class UpConv2d(nn.ConvTranspose2d):
         y = x.new_empty(b, self.out_channels, h, 2, w, 2)
         for phase, kernel in zip(PHASES, kernels, strict=True):
             y[:, :, :, phase[0], :, phase[1]] = F.conv2d(x, kernel, self.bias, padding=1)[..., :h, :w]
-        return y.view(b, -1, 2 * h, 2 * w)
+        return y.view(b, self.out_channels, 2 * h, 2 * w)
 
     def _kernels(self) -> list[Tensor]:
         """One of all phases, (4 * out, in, 3, 3), or four of (out, in, 2 or 3, 2 or 3). Made anew only when the weight has

@@ -134,11 +134,6 @@ class GuidedTCN(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """(b, c, f, k) complex -> (b, n, c, f, k)."""
-        if tuple(X.shape[1:3]) != (self.channels, self.bins):
-            raise ValueError(
-                f"this network is for {self.channels} channels of {self.bins} bins, not {tuple(X.shape[1:3])}: "
-                "build it with channels and bins of the data and the transform"
-            )
         magnitude, masks, looked, encoded = self._heard(X)
         return self._shared(self._changes(looked, encoded, self.blocks(encoded)), masks, magnitude)
 
@@ -157,6 +152,11 @@ class GuidedTCN(nn.Module):
     def _heard(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(b, c, f, k) -> its magnitude, the guide's masks (b, n, c, f, k), and of what the network sees in it what goes
         around the layers over time, (b, maps, bands seen, k), and what goes into them, (b, h, k)."""
+        if tuple(X.shape[1:3]) != (self.channels, self.bins):
+            raise ValueError(
+                f"this network is for {self.channels} channels of {self.bins} bins, not {tuple(X.shape[1:3])}: "
+                "build it with channels and bins of the data and the transform"
+            )
         with full_precision(X.device):
             magnitude = X.abs()
             known, masks = self._known(magnitude)
@@ -168,8 +168,8 @@ class GuidedTCN(nn.Module):
 
     def _known(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """(b, c, f, k) -> what the network sees, (b, n c, bands seen, k), and the guide's masks, (b, n, c, f, k)."""
+        loud = magnitude.clamp_min(LEAST_MAGNITUDE)
         with torch.no_grad():
-            loud = magnitude.clamp_min(LEAST_MAGNITUDE)
             guessed = self.guide(loud)
         if guessed.shape[1] != self.targets:
             raise ValueError(f"the guide gives {guessed.shape[1]} targets, not {self.targets}")

@@ -108,11 +108,6 @@ class LowEnd(nn.Module):
 
     def forward(self, Z: Tensor) -> Tensor:
         """(b, n, f, k) complex -> (b, n, 1, f, k) complex."""
-        if tuple(Z.shape[1:3]) != (self.estimates, self.bins):
-            raise ValueError(
-                f"this network is for {self.estimates} estimates of {self.bins} bins, not {tuple(Z.shape[1:3])}: "
-                "build it with as many estimates as there are and the bins of the transform"
-            )
         low, looked, encoded = self._heard(Z)
         return self._moved(self._moves(looked, encoded, self.blocks(encoded)), low)
 
@@ -130,6 +125,11 @@ class LowEnd(nn.Module):
     def _heard(self, Z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(b, n, f, k) -> the low end of it (b, n, low, k), what goes around the layers over time, (b, maps, low, k), and what
         goes into them, (b, h, k)."""
+        if tuple(Z.shape[1:3]) != (self.estimates, self.bins):
+            raise ValueError(
+                f"this network is for {self.estimates} estimates of {self.bins} bins, not {tuple(Z.shape[1:3])}: "
+                "build it with as many estimates as there are and the bins of the transform"
+            )
         low = Z[:, :, : self.low]
         with full_precision(Z.device):
             octaves, known = self._octaves(Z), self._known(low)

@@ -85,8 +85,7 @@ class KeepsPlace(Checkpoint):
                 return
             asked, due = (trainer.strategy.reduce_boolean_decision(one, all=False) for one in (asked, due))
         if asked or due:
-            # Lightning logs a step after this; who is killed in between would go on from here and lack its row
-            trainer._logger_connector.update_train_step_metrics()
+            _log_now(trainer)
             self._write(trainer, stop=asked)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Training) -> None:
@@ -111,6 +110,17 @@ class KeepsPlace(Checkpoint):
     def _ask(self, number: int, frame: object) -> None:
         self.asked = True
         signal.signal(number, self._handlers[number])
+
+
+def _log_now(trainer: lightning.Trainer) -> None:
+    """The row of this step, into metrics.csv. Lightning logs it after its callbacks: who is killed in between would go on from
+    the place that is written now, and lack it."""
+    loggers = trainer.loggers
+    trainer.loggers = [logger for logger in loggers if isinstance(logger, Curves)]  # it alone knows a row that it has
+    try:
+        trainer._logger_connector.update_train_step_metrics()
+    finally:
+        trainer.loggers = loggers
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -147,7 +157,7 @@ class Curves(CSVLogger):
         super().__init__(folder, name=name, version=version)
         path = Path(self.log_dir) / "metrics.csv"
         self._earlier: list[dict[str, Any]] = []
-        self._last: tuple[dict[str, Any], int | None] = ({}, None)
+        self._last: tuple[set[str], int | None] = (set(), None)  # names and step of the last row
         if path.is_file():  # Lightning is going to delete it
             with path.open(newline="", encoding="utf-8") as file:
                 self._earlier = list(csv.DictReader(file))
@@ -157,7 +167,6 @@ class Curves(CSVLogger):
         if self._earlier and step is not None and lightning.pytorch.utilities.rank_zero_only.rank == 0:
             self.experiment.metrics = [row for row in self._earlier if int(row["step"]) < step]
             self._earlier = []
-        row = dict(metrics)
-        if row != self._last[0] or step != self._last[1]:  # `KeepsPlace` had it written before the place was
-            super().log_metrics(row, step)
-        self._last = row, step
+        if (set(metrics), step) != self._last:  # else `KeepsPlace` had it written before the place was
+            super().log_metrics(dict(metrics), step)
+        self._last = set(metrics), step

@@ -133,6 +133,7 @@ class STFT:
             left, skip = skip, max(skip - done.shape[-1], 0)
             return done[..., left:] / norm[left:].clamp_min(torch.finfo(norm.dtype).tiny)
 
+        spectra = filter(lambda X: X.shape[-1], spectra)
         yield from map(synthesised, spectra)  # not in a loop, whose variable would hold a block while the next is made
         if adder.tail is not None:
             yield adder.tail[..., skip:] / envelope.tail[skip:].clamp_min(torch.finfo(envelope.tail.dtype).tiny)
@@ -173,9 +174,7 @@ class STFT:
 
 
 BLOCK = 2**23  # samples of frames at a time: 32 MB in single precision
-PIECE = (
-    2**21
-)  # the same where the spectra are blocks themselves: the frames are then still in the cache when they are added
+PIECE = 2**21  # the same where spectra come in blocks: the frames are then still in the cache when they are added
 
 
 def _squares(window: Tensor, frames: int) -> Tensor:
