@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mss.separator import copies
+from mss.separator import copies, with_margins
 
 __all__ = ["DilatedBlocks", "Magnitudes", "UpConv2d", "convolutions", "full_precision", "mean_and_std"]
 
@@ -205,6 +205,47 @@ class DilatedBlocks(nn.ModuleList):
                     y = layer(y)
                 yield held[..., reach : reach + known] + y
                 held = held[..., known:]
+
+
+class InStages(nn.Module):
+    """An estimator that looks far over time in its middle stage alone, `blocks`, which keeps its frames from one block of a song
+    to the next. So the first stage and the last, which do most of the work, see a few frames beyond each block and no more."""
+
+    KNOWN: int  # tensors of `_heard` that `_applied` needs
+    blocks: DilatedBlocks
+
+    def forward(self, X: Tensor) -> Tensor:
+        """(b, c, f, k) complex -> (b, n, c, f, k)."""
+        *known, looked, encoded = self._heard(X)
+        return self._applied(self._answer(looked, encoded, self.blocks(encoded)), *known)
+
+    def stream(self, spectra: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Blocks of X, all but the last of at least `context` frames, -> what `forward` makes of all put together."""
+        before, after = self._reach()
+        blocks = with_margins(((X,) for X in spectra), before)
+        heard = ([x[..., own] for x in self._heard(X)] for [(X, own)] in blocks)
+        return map(self._answered, with_margins(self.blocks.beside(heard), *[0] * self.KNOWN, after, after, after))
+
+    def _answered(self, parts: list[tuple[Tensor, slice]]) -> Tensor:
+        """Of a block: what `_heard` makes of it, the layers over time make of that, and a few frames on either side."""
+        tensors, (*_, own) = zip(*parts, strict=True)
+        return self._applied(self._answer(*tensors[self.KNOWN :])[..., own], *tensors[: self.KNOWN])
+
+    def _reach(self) -> tuple[int, int]:
+        """Frames on either side that the first stage looks at, and the last."""
+        raise NotImplementedError
+
+    def _heard(self, X: Tensor) -> tuple[Tensor, ...]:
+        """What the answer is applied to, what goes around the layers over time, and what goes into them, (b, h, k)."""
+        raise NotImplementedError
+
+    def _answer(self, looked: Tensor, encoded: Tensor, over_time: Tensor) -> Tensor:
+        """(..., k)."""
+        raise NotImplementedError
+
+    def _applied(self, answer: Tensor, *known: Tensor) -> Tensor:
+        """The estimates."""
+        raise NotImplementedError
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:

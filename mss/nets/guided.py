@@ -20,7 +20,7 @@ the work; the others need a few frames beyond each block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -28,8 +28,17 @@ from torch import Tensor, nn
 
 from mss.cpu import in_threads, untracked
 from mss.filters import ratio_mask
-from mss.nets.blocks import HALF, KERNEL, LEAST_MAGNITUDE, DilatedBlocks, convolutions, full_precision, mean_and_std
-from mss.separator import frames_of_context, with_margins
+from mss.nets.blocks import (
+    HALF,
+    KERNEL,
+    LEAST_MAGNITUDE,
+    DilatedBlocks,
+    InStages,
+    convolutions,
+    full_precision,
+    mean_and_std,
+)
+from mss.separator import frames_of_context
 
 __all__ = ["GuidedTCN"]
 
@@ -39,7 +48,7 @@ STRIDE = 4  # bands that the maps are summed up by before they go into the layer
 COARSE = 4  # maps that come out of those layers
 
 
-class GuidedTCN(nn.Module):
+class GuidedTCN(InStages):
     """Estimator: X (b, c, f, k) complex -> V (b, n, c, f, k), which add up to |X|.
 
     Args:
@@ -56,6 +65,7 @@ class GuidedTCN(nn.Module):
         power: magnitudes are taken to it: loudness rather than amplitude.
     """
 
+    KNOWN = 2  # the magnitude, and the guide's masks
     block = 160  # frames: of stereo and three targets 8 MB for each of the largest tensors
 
     def __init__(
@@ -127,27 +137,11 @@ class GuidedTCN(nn.Module):
     @property
     def context(self) -> int | None:
         """Frames on either side; None where the guide needs all."""
-        frames = frames_of_context(self.guide)
-        if frames is None:
-            return None
-        return frames + sum(self.dilations) + ((BEFORE + AFTER) * HALF[1] if self.maps else 0)
+        return None if frames_of_context(self.guide) is None else sum(self._reach()) + sum(self.dilations)
 
-    def forward(self, X: Tensor) -> Tensor:
-        """(b, c, f, k) complex -> (b, n, c, f, k)."""
-        magnitude, masks, looked, encoded = self._heard(X)
-        return self._shared(self._changes(looked, encoded, self.blocks(encoded)), masks, magnitude)
-
-    def stream(self, spectra: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Blocks of X, all but the last of at least `context` frames, -> V of each: that of all put together."""
+    def _reach(self) -> tuple[int, int]:
         before, after = (count * HALF[1] if self.maps else 0 for count in (BEFORE, AFTER))
-        blocks = with_margins(((X,) for X in spectra), frames_of_context(self.guide) + before)
-        heard = ([x[..., own] for x in self._heard(X)] for [(X, own)] in blocks)
-        return map(self._answered, with_margins(self.blocks.beside(heard), 0, 0, after, after, after))
-
-    def _answered(self, parts: list[tuple[Tensor, slice]]) -> Tensor:
-        """V of a block, of what `_heard` makes of it, the layers over time make of that, and a few frames on either side."""
-        (magnitude, masks, *seen), (*_, own) = zip(*parts, strict=True)
-        return self._shared(self._changes(*seen)[..., own], masks, magnitude)
+        return frames_of_context(self.guide) + before, after
 
     def _heard(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(b, c, f, k) -> its magnitude, the guide's masks (b, n, c, f, k), and of what the network sees in it what goes
@@ -197,7 +191,7 @@ class GuidedTCN(nn.Module):
             )
         return masks, means
 
-    def _changes(self, looked: Tensor, encoded: Tensor, over_time: Tensor) -> Tensor:
+    def _answer(self, looked: Tensor, encoded: Tensor, over_time: Tensor) -> Tensor:
         """What to add to the masks' logarithms, (b, n, c, bands, k)."""
         hidden = self.decode[:-1](torch.cat([encoded, over_time], 1))
         y = self.decode[-1](hidden).unflatten(1, (self.targets * self.channels, -1))
@@ -207,7 +201,7 @@ class GuidedTCN(nn.Module):
             y = y + self.join(torch.cat([looked, recalled], 1))
         return y.unflatten(1, (self.targets, self.channels))
 
-    def _shared(self, y: Tensor, masks: Tensor, magnitude: Tensor) -> Tensor:
+    def _applied(self, y: Tensor, magnitude: Tensor, masks: Tensor) -> Tensor:
         """V."""
         with full_precision(masks.device):
             # in place: these are by far the largest of all tensors here

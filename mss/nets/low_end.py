@@ -14,15 +14,14 @@ over time (Bai et al. 2018).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mss.nets.blocks import HALF, KERNEL, LEAST_MAGNITUDE, DilatedBlocks, convolutions, full_precision
-from mss.separator import with_margins
+from mss.nets.blocks import HALF, KERNEL, LEAST_MAGNITUDE, DilatedBlocks, InStages, convolutions, full_precision
 
 __all__ = ["LowEnd"]
 
@@ -31,7 +30,7 @@ STRIDE = 4  # bins that the maps are summed up by before they go into the layers
 COARSE = 4  # maps that come out of those layers
 
 
-class LowEnd(nn.Module):
+class LowEnd(InStages):
     """Estimator of corrections: Z (b, n, f, k) complex, estimates as channels -> D (b, n, 1, f, k) complex.
 
     From bin `low` on they are 0. For `mss.Corrected`, inside a `SpectralSeparator` with the filter `as_is`.
@@ -47,6 +46,7 @@ class LowEnd(nn.Module):
         power: magnitudes are taken to it: loudness rather than amplitude.
     """
 
+    KNOWN = 1  # the low end
     block = 160  # frames: it is applied to stems, several for each channel
 
     def __init__(
@@ -104,23 +104,10 @@ class LowEnd(nn.Module):
     @property
     def context(self) -> int:
         """Frames on either side."""
-        return sum(self.dilations) + (BEFORE + AFTER) * HALF[1]
+        return sum(self._reach()) + sum(self.dilations)
 
-    def forward(self, Z: Tensor) -> Tensor:
-        """(b, n, f, k) complex -> (b, n, 1, f, k) complex."""
-        low, looked, encoded = self._heard(Z)
-        return self._moved(self._moves(looked, encoded, self.blocks(encoded)), low)
-
-    def stream(self, spectra: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Blocks of Z, all but the last of at least `context` frames, -> D of each: that of all put together."""
-        before, after = BEFORE * HALF[1], AFTER * HALF[1]
-        heard = ([x[..., own] for x in self._heard(Z)] for [(Z, own)] in with_margins(((Z,) for Z in spectra), before))
-        return map(self._answered, with_margins(self.blocks.beside(heard), 0, after, after, after))
-
-    def _answered(self, parts: list[tuple[Tensor, slice]]) -> Tensor:
-        """D of a block, of what `_heard` makes of it, the layers over time make of that, and a few frames on either side."""
-        (low, *seen), (*_, own) = zip(*parts, strict=True)
-        return self._moved(self._moves(*seen)[..., own], low)
+    def _reach(self) -> tuple[int, int]:
+        return BEFORE * HALF[1], AFTER * HALF[1]
 
     def _heard(self, Z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(b, n, f, k) -> the low end of it (b, n, low, k), what goes around the layers over time, (b, maps, low, k), and what
@@ -153,7 +140,7 @@ class LowEnd(nn.Module):
             [loud.pow(self.power), all_loud.pow(self.power), magnitude / most, turned.real, turned.imag], 1
         )
 
-    def _moves(self, looked: Tensor, encoded: Tensor, over_time: Tensor) -> Tensor:
+    def _answer(self, looked: Tensor, encoded: Tensor, over_time: Tensor) -> Tensor:
         """U (b, n - 1 to, n from, low, k) without its last row, which is the negative of the others' sum."""
         hidden = self.decode(torch.cat([encoded, over_time], 1))
         recalled = self.recall(hidden).unflatten(1, (COARSE, -1))
@@ -169,7 +156,7 @@ class LowEnd(nn.Module):
         weight, bias = ((x - x.mean(0))[:-1].flatten(0, 1) for x in rows)
         return weight, bias
 
-    def _moved(self, U: Tensor, low: Tensor) -> Tensor:
+    def _applied(self, U: Tensor, low: Tensor) -> Tensor:
         """D (b, n, 1, f, k)."""
         with full_precision(low.device):
             D = (U.to(low.real.dtype) * low.unsqueeze(1)).sum(2)
