@@ -208,8 +208,8 @@ class DilatedBlocks(nn.ModuleList):
 
 
 class InStages(nn.Module):
-    """An estimator that looks far over time in its middle stage alone, `blocks`, which keeps its frames from one block of a song
-    to the next. So the first stage and the last, which do most of the work, see a few frames beyond each block and no more."""
+    """An estimator that looks far over time in its middle stage alone, `blocks`, which keeps frames from one block of a song to
+    the next. So the first stage and the last, which do most of the work, see a few frames beyond each block and no more."""
 
     KNOWN: int  # tensors of `_heard` that `_applied` needs
     blocks: DilatedBlocks
