@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 import platformdirs
@@ -16,13 +16,14 @@ PART = ".part"  # what a file ends in until it is complete
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Writes a file, or on any fault leaves nothing, and what was there before as it was."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_unfinished(path), suffix=PART)
+    temporary = path.parent / f"{_unfinished(path)}{secrets.token_hex(8)}{PART}"
+    new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # the last: Windows
+    handle = os.open(temporary, new, 0o666)  # less the umask, which mkstemp does not ask
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(handle)  # else after a power failure the name may be there and the content not
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets no one else read it
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -52,10 +53,3 @@ def config_folder() -> Path:
 def _unfinished(path: Path) -> str:
     """What the name begins with under which it is written."""
     return f".{path.name[:40]}."
-
-
-def _umask() -> int:
-    """The file mode bits that the user does not want; can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

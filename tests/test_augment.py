@@ -257,6 +257,18 @@ def test_pitch_shift_moves_a_sine(semitones):
     assert abs(middle.square().mean().sqrt() - 0.5 / math.sqrt(2)) < 0.03
 
 
+@pytest.mark.parametrize("rate", [0.9, 1.12])
+def test_what_is_in_antiphase_is_stretched_as_what_is_not(rate):
+    """The sum of the channels is what a dither leaves of it."""
+    x = 0.3 * tone(440, 2 * RATE)
+    other = -x + 1e-7 * torch.randn(x.shape, dtype=x.dtype, generator=seeded())
+    y = stretched(torch.stack([x, other])[None], torch.tensor([rate]).double(), 60000)[0]
+    for channel in y[:, 4410:-4410]:
+        levels = channel.unfold(-1, 4410, 4410).square().mean(-1).sqrt()
+        torch.testing.assert_close(levels, torch.full_like(levels, 0.3 / math.sqrt(2)), rtol=0.01, atol=0)
+        assert abs(1200 * math.log2(peak_frequency(channel) / 440)) < 1
+
+
 def test_tempo_moves_clicks_and_leaves_pitch():
     x = torch.zeros(2, 1, 40000)
     x[..., 20000] = 1

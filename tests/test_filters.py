@@ -130,6 +130,27 @@ def test_wiener_for_any_number_of_channels_batched(channels, generator):
     assert torch.allclose(Y[1:], wiener(V[1:], X[1:], 2, block=33), atol=1e-10)
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("function", [softmask, wiener])
+@pytest.mark.parametrize("shape", [(1, 2, 2, 10, 30), (3, 2, 2, 40, 30), (2, 2, 2, 40, 20), (2, 2, 3, 40, 30)])
+def test_models_of_another_shape_are_refused(shape, function, gradients):
+    """Compiled code would read what is behind the array."""
+    X = torch.ones(2, 2, 40, 30, dtype=torch.complex64)
+    with torch.set_grad_enabled(gradients), pytest.raises((ValueError, RuntimeError)):
+        function(torch.ones(shape, requires_grad=gradients), X)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 2, 20, 30), (2, 3, 1, 20, 30), (2, 3, 2, 20, 1)])
+def test_models_are_repeated_where_they_are_one(shape, generator):
+    X = torch.randn(2, 2, 20, 30, dtype=torch.complex64, generator=generator)
+    V = torch.rand(shape, generator=generator)
+    whole = V.expand(2, 3, 2, 20, 30).contiguous()
+    for function in (softmask, wiener):
+        torch.testing.assert_close(function(V, X), function(whole, X))
+        torch.testing.assert_close(function(V.requires_grad_(), X).detach(), function(whole, X))
+        V = V.detach()
+
+
 def test_silence_stays_silent_and_gradients_finite():
     X = torch.zeros(1, 2, 5, 4, dtype=torch.complex64)
     V = torch.zeros(1, 3, 2, 5, 4)

@@ -11,7 +11,7 @@ from torch import nn
 from mss.metrics import si_sdr
 from mss.separator import SpectralSeparator
 from mss.training import LOSSES, Step, loss_by_name
-from mss.transforms import STFT
+from mss.transforms import CQT, STFT
 
 TRANSFORM = STFT(64, 16)
 LEVEL_FREE = [name for name in LOSSES if name not in ("magnitude_mse", "magnitude_l1", "waveform_l1", "x_umx")]
@@ -38,6 +38,13 @@ class Direct(nn.Module):
     def embed(self, X):
         points = torch.stack([X.abs(), X.real, X.imag], -1) / X.abs().amax().clamp_min(1e-30)
         return F.normalize(points @ self.map + self.bias.sum(), dim=-1).flatten(1, 3)
+
+
+def test_networks_are_not_trained_on_other_transforms():
+    separator = SpectralSeparator(Direct(2), ["a", "b"], transform=CQT())
+    sources = torch.randn(1, 2, 1, 20000, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="trained on excerpts of an STFT, not of a CQT"):
+        Step(separator, sources, sources.sum(1)).X  # noqa: B018
 
 
 def step_of(sources, mixture=None, **options):

@@ -406,6 +406,20 @@ def test_silent_reference_is_nan_and_harms_no_gradient(ratio, mixed):
     assert (y.grad[0, 0] != 0).any()
 
 
+@pytest.mark.parametrize("ratio", [snr, si_sdr, sd_sdr])
+def test_a_perfect_estimate_harms_no_gradient_of_the_others(ratio):
+    s = noise(2, 1, 20)
+    y = s + 0.3 * noise(2, 1, 20, seed=1)
+    y[0] = s[0]
+    y.requires_grad_()
+    result = ratio(s, y)
+    assert result.isinf().nonzero().flatten().tolist()[:1] == [0]
+    result.clamp_max(30).mean().backward()
+    assert y.grad.isfinite().all()
+    assert (y.grad[0] == 0).all()
+    assert (y.grad[1] != 0).any()
+
+
 def test_silence_and_perfection_in_the_ratios(mixed):
     s = mixed[0]
     silence = torch.zeros_like(s)

@@ -124,6 +124,15 @@ def test_gradients_are_finite_on_silence(separator):
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
+def test_slopes_with_respect_to_the_input_are_finite_where_an_item_is_silent(separator, generator):
+    x = noise(generator, 2, 2, 2500)
+    x[0] = 0
+    separator.eval()(x.requires_grad_())[1].square().sum().backward()
+    assert x.grad.isfinite().all()
+    assert (x.grad[0] == 0).all()
+    assert (x.grad[1] != 0).any()
+
+
 @torch.no_grad()
 def test_its_spec_and_its_checkpoint_are_all_of_it(separator, generator, tmp_path):
     assert spec(build(spec(separator))) == spec(separator)

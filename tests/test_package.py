@@ -1,5 +1,6 @@
 """What leaves the house: sdist and wheel build, a wheel alone runs, the demo and the benchmark's peer work."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -9,11 +10,22 @@ from pathlib import Path
 import pytest
 
 from mss.audio import read, write
+from mss.files import write_whole
 from scripts.bench_separate import plain
 from tests.conftest import ROOT
 
 RATE = 44100
 WEIGHTS = "mss/weights/four-stems.safetensors"
+
+
+def test_a_file_written_whole_has_the_rights_that_others_have(tmp_path, monkeypatch):
+    """Without asking for the umask, which would change it for all threads."""
+    (tmp_path / "plain").touch()
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was changed"))
+    write_whole(tmp_path / "whole", b"data")
+    assert (tmp_path / "whole").read_bytes() == b"data"
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plain", "whole"]
 
 
 def call(*command, **options) -> str:

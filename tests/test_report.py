@@ -97,6 +97,8 @@ def test_frames_without_a_score_are_counted(signals):
     assert found[0].frames[:, 0].isnan().all()
     assert "1 of 2 frames left out" in found[0].note
     assert found[0].medians()["SDR"] == found[0].frames[0, 1]
+    perfect = scores.TargetScores("vocals", torch.tensor([[math.inf, math.inf, 3.0, 2.0, 1.0]] * 4), 1.0, 1.0)
+    assert perfect.medians()["SDR"] == 2  # a file would have no number for the first two
 
 
 def test_short_alone_and_perfect_are_said(signals):

@@ -73,6 +73,12 @@ def test_blocks_put_together_are_the_whole(transform, length, size, block, gener
     assert torch.allclose(y[..., :length], x, atol=1e-11)
 
 
+@pytest.mark.parametrize("n_fft", [0, 1025, 2**40])
+def test_windows_that_cannot_be_are_refused(n_fft):
+    with pytest.raises(ValueError, match="n_fft must be an even number"):
+        STFT(n_fft, 256)
+
+
 def test_the_inverse_of_blocks_takes_one_without_frames(generator):
     transform = STFT(256, 64)
     X = transform(torch.randn(1, 2, 5000, generator=generator))

@@ -37,6 +37,22 @@ def test_upconv_is_the_cropped_transposed_convolution(inputs, outputs, size, gen
         )
 
 
+@pytest.mark.parametrize("outputs", [5, 40])
+def test_upconv_notices_a_fused_optimizer(outputs, generator):
+    """Its step changes the weight, but not the number by which torch counts changes."""
+    layer, x = UpConv2d(3, outputs), torch.randn(1, 3, 4, 6, generator=generator)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, fused=True)
+    with torch.no_grad():
+        before = layer.eval()(x)
+    layer.train()(x).square().sum().backward()
+    optimizer.step()
+    layer.eval()
+    with torch.no_grad():
+        assert (layer(x) - before).abs().max() > 0.1
+        plain = F.conv_transpose2d(x, layer.weight, layer.bias, stride=2)[..., 1:-2, 1:-2]
+        assert torch.allclose(layer(x), plain, atol=1e-5)
+
+
 def test_upconv_has_the_gradients_of_the_transposed_convolution(generator):
     layer = UpConv2d(3, 2).double()
     x = torch.randn(1, 3, 4, 5, dtype=torch.float64, generator=generator, requires_grad=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mss.cpu import empty, in_threads, untracked
-from mss.filters.masks import mixture_phase, ratio_mask, softmask
+from mss.filters.masks import fitted, mixture_phase, ratio_mask, softmask
 
 __all__ = ["hermitian_inverse", "wiener"]
 
@@ -58,6 +58,9 @@ def wiener(
 
     Returns:
         Y (b, n, c, f, k) complex, n + 1 targets with `residual`.
+
+    Raises:
+        ValueError: an option that means nothing; V of a shape that is not that of X, nor can be repeated to it.
     """
     if start not in ("softmask", "mixture_phase"):
         raise ValueError(f'start: expected "softmask" or "mixture_phase", got {start!r}')
@@ -65,6 +68,7 @@ def wiener(
         raise ValueError(f"eps: without a positive one silent bins have no inverse, got {eps!r}")
     if window is not None and window < 1:
         raise ValueError(f"window: expected a number of frames or None, got {window!r}")
+    V = fitted(V, X)
     options = {"start": start, "power": power, "residual": residual}
     if window is not None and X.shape[-1] > window:
         parts = zip(V.split(window, -1), X.split(window, -1), strict=True)
@@ -128,6 +132,8 @@ def _stereo(V: Tensor, X: Tensor, iterations: int, eps: float, start: str, power
     """The same for two channels on a CPU: compiled, and with nothing between the input and Y in main memory."""
     from mss.filters._stereo import filter_bins, peaks  # compiled code is loaded where it is wanted
 
+    if V.stride(2) == 0:  # one for both channels, which the compiled code takes as it is
+        V = V[:, :, :1]
     if start == "softmask" and power != 1:
         V = ratio_mask(V, power)
     Y = empty((len(V), V.shape[1] + residual, *X.shape[1:]), X.dtype, X.device)

@@ -45,17 +45,31 @@ def softmask(V: Tensor, X: Tensor, power: float = 1.0, *, empty: Literal["share"
     return ratio_mask(V, power, empty=empty) * X.unsqueeze(1)
 
 
+def fitted(V: Tensor, X: Tensor) -> Tensor:
+    """V (b, n, c, f, k) for X (b, c, f, k), with what is 1 in V repeated: compiled code reads beyond an array that is shorter.
+
+    Raises:
+        ValueError: V is of another shape.
+    """
+    try:
+        return V.expand(len(X), -1, *X.shape[1:])
+    except RuntimeError as error:
+        raise ValueError(
+            f"V (b, n, c, f, k) of {tuple(V.shape)} is not for X (b, c, f, k) of {tuple(X.shape)}"
+        ) from error
+
+
 def _softmask(V: Tensor, X: Tensor, power: float, share: bool) -> Tensor:
     """The same on a CPU, compiled: nothing but Y is written, where tensor operations write ten times as much; and bins side
     by side, as the inverse transform reads them."""
     from mss.filters import _masks_cpu  # compiled code is loaded where it is wanted
 
     b, c, f, k = X.shape
-    X = X.resolve_conj().transpose(-1, -2).contiguous()
     if V.dtype == torch.float64:  # what single precision would make 0 or infinite has its share all the same
         V = V.clamp_max(torch.finfo(V.dtype).max)
         V = V / V.amax(1, keepdim=True).clamp_min(torch.finfo(V.dtype).tiny)
-    V = V.float().expand(b, -1, c, f, k).contiguous()
+    V = fitted(V.float(), X).contiguous()
+    X = X.resolve_conj().transpose(-1, -2).contiguous()
     Y = empty((b, V.shape[1], c, k, f), X.dtype, X.device)
     strips = c * -(-f // _masks_cpu.STRIP)
     for v, x, y in zip(V.numpy(), X.numpy(), Y.numpy(), strict=True):

@@ -131,7 +131,8 @@ def _energy(x: Tensor) -> Tensor:
 
 
 def _ratio(num: Tensor, den: Tensor) -> Tensor:
-    """10 log10(num/den); NaN, with zero gradient, where num is zero or either is not finite."""
+    """10 log10(num/den); with zero gradient, NaN where num is zero or either is not finite, else infinite where den is zero."""
     void = (num == 0) | ~num.isfinite() | ~den.isfinite()
-    db = 10 * (num.masked_fill(void, 1).log10() - den.masked_fill(void, 1).log10())
-    return db.masked_fill(void, torch.nan)
+    perfect = (den == 0) & ~void
+    db = 10 * (num.masked_fill(void | perfect, 1).log10() - den.masked_fill(void | perfect, 1).log10())
+    return db.masked_fill(void, torch.nan).masked_fill(perfect, torch.inf)

@@ -333,10 +333,17 @@ class UpConv2d(nn.ConvTranspose2d):
             y[:, :, :, phase[0], :, phase[1]] = F.conv2d(x, kernel, self.bias, padding=1)[..., :h, :w]
         return y.view(b, self.out_channels, 2 * h, 2 * w)
 
+    def train(self, mode: bool = True) -> UpConv2d:
+        """Forgets the kernels: fused optimizers and what writes to `.data` change the weight where torch counts no change."""
+        self._kept = None
+        return super().train(mode)
+
     def _kernels(self) -> list[Tensor]:
         """One of all phases, (4 * out, in, 3, 3), or four of (out, in, 2 or 3, 2 or 3). Made anew only when the weight has
-        changed, as torch counts it (which writing to `.data` goes around): on a CPU making them takes half as long as
-        convolving with them."""
+        changed, as torch counts it, or after `train` and `eval`: on a CPU making them takes half as long as convolving with
+        them."""
+        if torch.is_grad_enabled():
+            self._kept = None
         if torch.is_grad_enabled() or self.weight.device.type != "cpu" or self.weight.is_inference():
             return [self._rearranged()]
         state = (self.weight.data_ptr(), self.weight._version, self.weight.dtype)

@@ -132,7 +132,8 @@ class DeepClustering(nn.Module):
         magnitude = X[..., : self.bins, :].abs()
         tiny = torch.finfo(magnitude.dtype).tiny
         magnitude = magnitude / magnitude.amax((1, 2, 3), keepdim=True).clamp_min(tiny)  # so no square vanishes
-        level = magnitude.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(tiny)
+        power = magnitude.square().mean((1, 2, 3), keepdim=True)
+        level = torch.where(power > 0, power, 1).sqrt()  # the slope of a root is infinite at 0
         return (magnitude / level).clamp_min(10 ** (FLOOR / 20)).log10()
 
     def _common(self, X: Tensor) -> Tensor:

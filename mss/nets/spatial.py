@@ -89,12 +89,14 @@ class SpatialSeparator(SpectralSeparator):
         scale = level(X)  # (b, 1, f, 1)
         scales = scale.unsqueeze(1)
         v = _powers(V / scales)  # (b, f, n, k)
-        R = pack(torch.eye(c, dtype=double(X[..., :0]).dtype, device=X.device)).expand(b, f, n, -1).contiguous()
+        R = pack(torch.eye(c, dtype=double(X[..., :0]).dtype, device=X.device)).expand(b, f, n, -1)
         for _ in range(self.iterations):
-            z = torch.empty_like(v)
+            steps = []
             for part in frequency_blocks(X):
                 x = double(X[:, :, part] / scale[:, :, part]).transpose(1, 2)
-                z[:, part], R[:, part] = _step(v[:, part].to(x.real.dtype), R[:, part], x, self.noise)
+                steps.append(_step(v[:, part].to(x.real.dtype), R[:, part], x, self.noise))
+            z, R = (torch.cat(parts, 1) for parts in zip(*steps, strict=True))
+            z = z.to(v.dtype)
             if networks is not None:
                 seen = (z.unsqueeze(3) * R[..., :c].to(z.dtype).unsqueeze(-1)).sqrt().movedim(1, 3) * scales
                 V = torch.stack([network(m).view_as(m) for network, m in zip(networks, seen.unbind(1), strict=True)], 1)

@@ -39,8 +39,8 @@ class _Waveform(nn.Module):
             return mixture.unsqueeze(1).expand(-1, len(self.targets), -1, -1)
         mono = mixture.mean(1, keepdim=True)
         mean = mono.mean(-1, keepdim=True)  # (b, 1, 1)
-        std = (mixture - mean).square().mean((1, 2), keepdim=True).sqrt()
-        std = torch.where(std > 0, std, 1)
+        power = (mixture - mean).square().mean((1, 2), keepdim=True)
+        std = torch.where(power > 0, power, 1).sqrt()  # the slope of a root is infinite at 0
         estimates = self._separate((mixture - mean) / std)
         return estimates * std.unsqueeze(1) + mean.unsqueeze(1) / len(self.targets)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mss.filters import mixture_phase
 from mss.separator import Separator, SpectralSeparator
+from mss.transforms import STFT
 
 __all__ = ["Step"]
 
@@ -125,6 +126,8 @@ class Step:
     def _margin(self) -> int:
         """Frames at either end that reach beyond the excerpt."""
         transform = self.separator.transform
+        if not isinstance(transform, STFT):
+            raise ValueError(f"networks are trained on excerpts of an STFT, not of a {type(transform).__name__}")
         return -(-(transform.n_fft // 2) // transform.hop)
 
     def _analysed(self, waveforms: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ from torch import Tensor
 
 __all__ = ["CQT"]
 
+MOST = 1000  # bands per octave; more are a mistake, or come in a file that wants to fill the memory
+
 
 @dataclass(frozen=True)
 class CQT:
@@ -65,11 +67,11 @@ class CQT:
     sample_rate: int = 44100
 
     def __post_init__(self) -> None:
-        if not isinstance(self.bins_per_octave, int) or self.bins_per_octave < 1:
-            raise ValueError(f"bins_per_octave must be a whole number from 1 on, not {self.bins_per_octave!r}")
-        if not 0 < self.lowest <= self.sample_rate / 4:
+        if not isinstance(self.bins_per_octave, int) or not 1 <= self.bins_per_octave <= MOST:
+            raise ValueError(f"bins_per_octave must be a whole number from 1 to {MOST}, not {self.bins_per_octave!r}")
+        if not 1 <= self.lowest <= self.sample_rate / 4:
             raise ValueError(
-                f"lowest must be above 0 and at most a quarter of the sample rate, {self.sample_rate / 4} Hz, "
+                f"lowest must be at least 1 Hz and at most a quarter of the sample rate, {self.sample_rate / 4} Hz, "
                 f"not {self.lowest}"
             )
         if self.highest is not None and self.highest <= self.lowest:

@@ -26,7 +26,7 @@ class STFT:
     """Centred short-time Fourier transform (Allen & Rabiner 1977).
 
     Args:
-        n_fft: window and transform length, samples.
+        n_fft: window and transform length, samples; even.
         hop: samples between frames, at most three quarters of the window (768 of 1024: Jansson et al. 2017).
         window: "hann" or "hamming" (periodic).
         padding: what is before the first sample and after the last: "zeros", or "reflect", the waveform backwards
@@ -48,6 +48,8 @@ class STFT:
             raise ValueError(f"window must be one of {', '.join(WINDOWS)}, not {self.window!r}")
         if self.padding not in ("zeros", "reflect"):
             raise ValueError(f"padding must be 'zeros' or 'reflect', not {self.padding!r}")
+        if self.n_fft % 2 or not 0 < self.n_fft <= LONGEST:
+            raise ValueError(f"n_fft must be an even number of samples up to {LONGEST}, not {self.n_fft}")
         if not 0 < self.hop <= 3 * self.n_fft // 4:
             raise ValueError(f"hop must be between 1 and 3 n_fft // 4 = {3 * self.n_fft // 4} samples, not {self.hop}")
 
@@ -173,6 +175,7 @@ class STFT:
         return WINDOWS[self.window](self.n_fft, dtype=like.dtype, device=like.device)
 
 
+LONGEST = 2**24  # samples; a window of minutes is a mistake, or comes in a file that wants to fill the memory
 BLOCK = 2**23  # samples of frames at a time: 32 MB in single precision
 PIECE = 2**21  # the same where spectra come in blocks: the frames are then still in the cache when they are added
 

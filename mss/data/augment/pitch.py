@@ -110,8 +110,8 @@ def stretched(x: Tensor, rate: Tensor, length: int) -> Tensor:
     """Plays each of x (r, c, t) `rate` (r,) times as fast at the same pitch: (r, c, length), silent where it has ended.
 
     A phase vocoder whose phases are locked to those of spectral peaks (J. Laroche, M. Dolson, "Improved phase vocoder
-    time-scale modification of audio", IEEE TSAP 7(3), 1999). They are advanced for the sum of the channels, and each channel
-    is turned as it is, so the stereo image stands still.
+    time-scale modification of audio", IEEE TSAP 7(3), 1999). All channels are turned alike, so the stereo image stands still:
+    as the loudest of their sum and each of them is, which may be another one from frame to frame.
     """
     transform = STFT(2048, 512)
     X = transform(F.pad(x, (0, transform.n_fft)))  # (r, c, f, k)
@@ -121,17 +121,22 @@ def stretched(x: Tensor, rate: Tensor, length: int) -> Tensor:
     here = place.floor().clamp(max=last).long()
     part = (place - here).clamp(0, 1)[:, None, None]
     magnitude, phase = X.abs(), X.angle()
+    heard, told = magnitude, phase
+    if X.shape[1] > 1:
+        both = X.sum(1, keepdim=True)
+        # (r, 1 + c, f, k); the sum counts twice: a channel is taken for what is all but lost there, not at each tie
+        heard, told = torch.cat([2 * both.abs(), magnitude], 1), torch.cat([both.angle(), phase], 1)
     magnitude = _at(magnitude, here).lerp(_at(magnitude, here + 1), part.expand(*X.shape[:-1], -1))
-    both = X.sum(1, keepdim=True)
-    middle = both.angle()  # (r, 1, f, k)
     turns = (torch.arange(transform.bins, device=x.device) * transform.hop % transform.n_fft) / transform.n_fft
     expected = 2 * math.pi * turns.to(x.dtype).unsqueeze(-1)  # of a bin's centre, from one input frame to the next
-    now = _at(middle, here)
-    turn = _at(middle, here + 1) - now - expected
+    now, loud = _at(told, here), _at(heard, here)
+    turn = _at(told, here + 1) - now - expected
     advance = expected + turn - 2 * math.pi * (turn / (2 * math.pi)).round()  # from one output frame to the next
-    total = now[..., :1] + F.pad(advance[..., :-1].cumsum(-1), (1, 0))
-    peak = _nearest_peak(_at(both.abs(), here))
-    Y = torch.polar(magnitude, _at(phase, here) + (total - now).gather(-2, peak))
+    more = (advance - now.diff(dim=-1, append=now[..., -1:]))[..., :-1]  # than the phase of the input advances
+    loudest = (loud * _at(heard, here + 1))[..., :-1].argmax(1, keepdim=True)
+    added = F.pad(more.gather(1, loudest).cumsum(-1), (1, 0))  # (r, 1, f, frames)
+    peak = _nearest_peak(loud.amax(1, keepdim=True))
+    Y = torch.polar(magnitude, _at(phase, here) + added.gather(-2, peak))
     y = transform.inverse(Y, length)
     ended = torch.arange(length, device=x.device) >= (x.shape[-1] / rate).unsqueeze(-1)
     return torch.where(ended.unsqueeze(1), 0, y)
