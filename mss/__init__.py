@@ -2,7 +2,8 @@
 
 >>> import mss
 >>> separator = mss.load("four-stems")
->>> vocals, drums, bass, other = separator(mixture)[0]  # mixture (1, channel, sample), torch
+>>> with torch.inference_mode():
+...     vocals, drums, bass, other = separator(mixture)[0]  # mixture (1, channel, sample)
 
 Names are imported when first used, so that `python -m mss.separate --help` need not wait for torch.
 """

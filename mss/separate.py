@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         "--filename",
         default="{model}/{track}/{stem}.{ext}",
         metavar="TEMPLATE",
-        help="names in the output folder, of {model} {track} {stem} {ext} {parent} (default %(default)s)",
+        help="names in the output folder, of {model} {track} {stem} {ext} {parent} {suffix} (default %(default)s)",
     )
     add(
         "--skip-existing",
@@ -145,13 +145,14 @@ def run(args: argparse.Namespace) -> int:
     rank, world = rank_and_world()
     mine = jobs[rank::world]
     skip = world > 1 if args.skip_existing is None else args.skip_existing
-    todo = [job for job in mine if not (skip and job.done and (not args.page or page_of[job.source].is_file()))]
-
     excerpt = args.start, args.duration
+    others = {job.source for job in mine if skip and job.done and not of_length(job, excerpt)}
+    there = {job.source for job in mine if skip and job.done} - others
+    todo = [job for job in mine if job.source not in there or (args.page and not page_of[job.source].is_file())]
     separate = partial(separate_file, separator, device=device, residual=residual, encoding=encoding)
     separate = partial(separate, clip_mode=args.clip_mode, excerpt=excerpt)
     if args.page:
-        separate = partial(with_page, separate, page_of, skip=skip, model=args.model, excerpt=excerpt)
+        separate = partial(with_page, separate, page_of, there=there, model=args.model, excerpt=excerpt)
         separate = partial(separate, seconds=args.page_seconds)
     session = Session(separate, at_a_time=args.jobs, quiet=args.quiet)
     share = f", rank {rank} of {world}" if world > 1 else ""
@@ -159,6 +160,8 @@ def run(args: argparse.Namespace) -> int:
     session.say(f"{args.model} on {device}: {len(mine)} {'file' if len(mine) == 1 else 'files'}{left_out}{share}")
     for name, problem in problems.items() if rank == 0 else ():
         session.failed(name, problem)
+    for source in sorted(others):
+        session.say(f"{source.name}: the stems that are there are of another length: separated again")
     for job in mine:
         if job not in todo:
             session.skipped(job)
@@ -177,16 +180,32 @@ def run(args: argparse.Namespace) -> int:
 
 
 def with_page(
-    separate: Callable[..., Report], page_of: Mapping[Path, Path], job: Job, *, skip: bool, **options
+    separate: Callable[..., Report], page_of: Mapping[Path, Path], job: Job, *, there: Collection[Path], **options
 ) -> Report:
     """Separates a song, unless its stems are there and may stay, and writes its page."""
     from mss.apps.paging import separated_page
     from mss.apps.separation import Report
 
     about = {name: options.pop(name) for name in ("model", "seconds", "excerpt")}
-    report = Report(job.source, job.outputs, elapsed=1.0) if skip and job.done else separate(job, **options)
+    report = Report(job.source, job.outputs, elapsed=1.0) if job.source in there else separate(job, **options)
     report.page = separated_page(report, page_of[job.source], **about)
     return report
+
+
+def of_length(job: Job, excerpt: tuple[float, float | None]) -> bool:
+    """Whether all outputs of a job are as long as the excerpt of its song, to a tenth of a second; or no header says it."""
+    from mss.audio import AudioError, info
+
+    try:
+        lengths = [info(path).duration for path in (job.source, *job.outputs.values())]
+    except AudioError:  # told when it is separated
+        return False
+    if None in lengths:
+        return True
+    song, *stems = lengths
+    start, duration = excerpt
+    wanted = song - start if duration is None else min(duration, song - start)
+    return all(abs(stem - wanted) < 0.1 for stem in stems)
 
 
 def check(args: argparse.Namespace) -> None:

@@ -108,7 +108,8 @@ def card(model: str, args: argparse.Namespace) -> None:
     from mss.apps import card as cards
     from mss.files import write_whole
 
-    text = cards.card(cards.facts(local(model)), address=model)
+    address = str(folder_of(model)) if model.startswith("file://") else model
+    text = cards.card(cards.facts(local(model)), address=address)
     if args.out is None:
         print(text)
     else:

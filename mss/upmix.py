@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         "--filename",
         default="{track}-{stem}.{ext}",
         metavar="TEMPLATE",
-        help="names in the output folder, of {model} {track} {stem} {ext} {parent}; the stem is the layout "
+        help="names in the output folder, of {model} {track} {stem} {ext} {parent} {suffix}; the stem is the layout "
         "(default %(default)s)",
     )
     add_device(p)

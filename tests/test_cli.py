@@ -48,9 +48,10 @@ def test_a_program_ends_with_its_code_when_all_else_has_ended(end, code, said):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no full device")
-def test_results_that_cannot_be_written_are_a_failure():
-    code = "import logging, logging.handlers\nfrom mss.cli import program\nprogram(lambda: print('results') or 0)"
-    quiet = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_results_that_cannot_be_written_are_a_failure(unbuffered):
+    code = "from mss.cli import exit_code, program\nprogram(lambda: exit_code(lambda: print('results') or 0))"
+    quiet = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, env=quiet, timeout=120

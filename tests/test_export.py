@@ -169,7 +169,7 @@ def test_recurrent_layers_for_any_number_of_frames(bidirectional, generator):
     ("make", "name", "options", "message"),
     [
         (lambda: mss.load("hpss"), "x.onnx", {}, "there is no network in this SpectralSeparator"),
-        (lambda: mss.load("hybrid_4stems"), "x.onnx", {}, "there is no network in this Cascade"),
+        (lambda: mss.load("hybrid_4stems"), "x.onnx", {}, "this Cascade is made of several: export its networks"),
         (of_causal, "x.pth", {}, r"must end in \.onnx or \.pt2"),
         (of_causal, "no/x.onnx", {}, "no such folder"),
         (

@@ -138,6 +138,8 @@ def test_models_of_another_shape_are_refused(shape, function, gradients):
     X = torch.ones(2, 2, 40, 30, dtype=torch.complex64)
     with torch.set_grad_enabled(gradients), pytest.raises((ValueError, RuntimeError)):
         function(torch.ones(shape, requires_grad=gradients), X)
+    with torch.no_grad(), pytest.raises(ValueError, match="V are magnitudes, not spectra"):
+        function(X.unsqueeze(1), X)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 2, 20, 30), (2, 3, 1, 20, 30), (2, 3, 2, 20, 1)])

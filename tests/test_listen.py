@@ -199,6 +199,19 @@ def test_a_page_is_the_same_each_time_and_tells_no_names(data, tmp_path):
     )
 
 
+def test_a_test_that_has_answers_is_not_written_over(data, tmp_path):
+    out = tmp_path / "test"
+    key = build(plan(data), out)
+    assert build(plan(data, seed=5), out)["id"] != key["id"]  # nobody has answered yet
+    (out / "results").mkdir()
+    (out / "results" / "one.json").write_text("{}")
+    assert build(plan(data, seed=5), out)["seed"] == 5  # the same again
+    before = (out / "test.json").read_bytes()
+    with pytest.raises(UsageError, match="is another test, with 1 answers: choose another --out"):
+        build(plan(data), out)
+    assert (out / "test.json").read_bytes() == before
+
+
 def test_few_trials_are_spread_over_the_tracks(data, tmp_path, caplog):
     key = build(plan(data, pattern="*", stems=(), trials=2, anchors=()), tmp_path / "test")
     assert sorted(t["track"] for t in key["trials"]) == [EVIL, "song"]

@@ -154,6 +154,16 @@ def test_wiener_segments_and_shifts(song, tmp_path):
         assert sdr(x, sum(stems.values())) > 50  # the regularisation of the Wiener filter keeps the quietest bins
 
 
+def test_the_wiener_filter_takes_the_place_of_masks_alone(song, tmp_path, capsys):
+    """The default model ends in corrections, which are spectra and no models of magnitude."""
+    assert run(song, "-o", tmp_path / "out", "--niter", "1", "--float32", model="four-stems") == 0
+    assert sdr(read(song)[0], sum(stems_of(tmp_path / "out").values())) > 50
+    for model in ("auxiva", "projet"):
+        assert run(song, "-o", tmp_path / "no", "--niter", "1", model=model) == 2
+        assert "--niter needs a model that masks a spectrogram" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
 @torch.inference_mode()
 def test_the_default_model_goes_in_segments_too(excerpt):
     from mss.apps.separation import Recipe, compose
@@ -214,6 +224,26 @@ def test_folders_patterns_and_templates(song, tmp_path, monkeypatch):
     assert len(tree(tmp_path / "glob")) == 2
     assert run("../in/song.wav", "-o", "here", *args) == 0
     assert tree(song.parent / "here") == ["in-song-harmonic.wav"]
+
+
+def test_one_song_in_two_formats_is_told_apart_by_its_suffix(song, tmp_path, capsys):
+    write(song.with_suffix(".flac"), read(song)[0], RATE, encoding=Encoding("flac", "int16"))
+    assert run(song.parent, "-o", tmp_path / "out") == 2
+    assert "tell them apart with --filename, e.g. by {suffix}" in capsys.readouterr().err
+    assert run(song.parent, "-o", tmp_path / "out", "--filename", "{track}.{suffix}/{stem}.{ext}") == 0
+    stems = ("harmonic", "percussive")
+    assert tree(tmp_path / "out") == [f"song.{suffix}/{stem}.wav" for suffix in ("flac", "wav") for stem in stems]
+
+
+def test_stems_of_another_length_are_not_skipped(song, tmp_path, capsys):
+    assert run(song, "-o", tmp_path / "out", "--duration", "1") == 0
+    assert run(song, "-o", tmp_path / "out", "--duration", "1", "--skip-existing") == 0
+    assert "1 already there" in capsys.readouterr().err
+    assert run(song, "-o", tmp_path / "out", "--skip-existing") == 0
+    assert "song.wav: the stems that are there are of another length: separated again" in capsys.readouterr().err
+    assert all(y.shape[-1] == 2 * RATE for y in stems_of(tmp_path / "out").values())
+    assert run(song, "-o", tmp_path / "out", "--skip-existing") == 0
+    assert "1 already there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -511,6 +541,24 @@ def test_a_stem_that_cannot_be_moved_takes_the_others_back(tmp_path):
     with pytest.raises(AudioError, match=r"b\.wav: cannot be written"):
         publish([tmp_path / "a", tmp_path / "b"], targets)
     assert not targets[0].exists()
+
+
+def test_a_stem_that_cannot_be_moved_leaves_the_stems_of_an_earlier_run(tmp_path):
+    from mss.apps.staging import publish
+    from mss.audio import AudioError
+
+    for name in ("a", "b", "file"):
+        (tmp_path / name).write_text(name)
+    targets = [tmp_path / "out" / "a.wav", tmp_path / "file" / "b.wav"]
+    targets[0].parent.mkdir()
+    targets[0].write_text("earlier")
+    with pytest.raises(AudioError, match=r"b\.wav: cannot be written"):
+        publish([tmp_path / "a", tmp_path / "b"], targets)
+    assert targets[0].read_text() == "earlier"
+    targets[1] = tmp_path / "out" / "b.wav"
+    (tmp_path / "a").write_text("new")
+    publish([tmp_path / "a", tmp_path / "b"], targets)
+    assert [path.read_text() for path in targets] == ["new", "b"]
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")

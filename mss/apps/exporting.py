@@ -149,9 +149,12 @@ def _program(
         return module, separator, _facts(separator, "mixture", shape, {}, "estimates"), _noise(*shape), {}
     estimator = getattr(separator, "estimator", None)
     if not isinstance(separator, SpectralSeparator) or not isinstance(estimator, nn.Module):
-        raise ExportError(
-            f"there is no network in this {type(separator).__name__}: methods without one run in mss only"
-        )
+        kind = type(separator).__name__
+        if isinstance(separator, nn.Module) and any(True for _ in separator.parameters()):
+            raise ExportError(
+                f"this {kind} is made of several: export its networks, each from a file of its own (mss.save)"
+            )
+        raise ExportError(f"there is no network in this {kind}: methods without one run in mss only")
     if not isinstance(estimator, Magnitudes | UNetMasks) or not isinstance(separator.transform, STFT):
         raise ExportError(f"{type(estimator).__name__} cannot be exported: its input is not the magnitude of a STFT")
     if waveform:

@@ -13,7 +13,7 @@ from mss.cli import UsageError
 
 __all__ = ["FIELDS", "Job", "check_template", "find_inputs", "plan"]
 
-FIELDS = ("model", "track", "stem", "ext", "parent")
+FIELDS = ("model", "track", "stem", "ext", "parent", "suffix")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,12 @@ def find_inputs(names: Iterable[str], extensions: Iterable[str], out: Path) -> t
             if paths:
                 found.update({path.resolve(): path for path in paths if path.resolve() not in found})
             else:
-                what = "a folder without audio files" if Path(name).is_dir() else "no file matches this pattern"
+                what = "no file matches this pattern"
+                if Path(name).is_dir():
+                    readable = os.access(name, os.R_OK | os.X_OK)
+                    what = (
+                        "a folder without audio files" if readable else "a folder that cannot be read (no permission)"
+                    )
                 problems[name] = f"{name}: {what}"
         except (OSError, RuntimeError) as error:  # a name too long, no permission, links in a circle
             problems[name] = f"{name}: cannot be looked up ({getattr(error, 'strerror', None) or error})"
@@ -113,6 +118,7 @@ def plan(sources: Sequence[Path], out: Path, template: str, *, model: str, stems
         outputs = {}
         for stem in stems:
             fields = {"model": model, "track": track, "stem": stem, "ext": ext, "parent": parent}
+            fields["suffix"] = source.suffix.removeprefix(".")
             for field, value in fields.items():
                 if f"{{{field}}}" in template and (value in ("", ".", "..") or "/" in value or os.sep in value):
                     raise UsageError(
@@ -123,8 +129,9 @@ def plan(sources: Sequence[Path], out: Path, template: str, *, model: str, stems
                 raise UsageError(f"{source}: the output {path} would be outside of {out}: choose another --filename")
             if path in owners:
                 other = f"{owners[path]} and {source}" if owners[path] != source else f"two stems of {source}"
+                by = "suffix" if owners[path].resolve().parent == source.resolve().parent else "parent"
                 raise UsageError(
-                    f"{other} would both be written to {path}: tell them apart with --filename, e.g. by {{parent}}"
+                    f"{other} would both be written to {path}: tell them apart with --filename, e.g. by {{{by}}}"
                 )
             if path.resolve() in inputs:
                 raise UsageError(f"{path} is an input and would be overwritten: choose another --out or --filename")

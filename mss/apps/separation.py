@@ -25,7 +25,7 @@ from mss.audio import AudioError, AudioInfo, Encoding, Reader, Writer
 from mss.classical import instruments, read_score, score_informed
 from mss.cli import UsageError, background, let_go_of_code
 from mss.combined import Cascade
-from mss.filters import softmask, wiener
+from mss.filters import as_is, softmask, wiener
 from mss.separator import Separator, SpectralSeparator
 from mss.spec import options_of
 from mss.wrappers import Chunked, Shifted, WithResidual, stream
@@ -144,11 +144,11 @@ def _in_segments(separator: Separator, recipe: Recipe) -> Separator:
 
 def _use_wiener(separator: Separator, iterations: int) -> None:
     modules = separator.modules() if isinstance(separator, nn.Module) else ()
-    spectral = [module for module in modules if isinstance(module, SpectralSeparator)]
-    if not spectral:
+    filters = [(m, *options_of(m.filter)) for m in modules if isinstance(m, SpectralSeparator)]
+    masking = [found for found in filters if found[1] is not as_is]  # the others have a filter of their own inside
+    if not masking:
         raise UsageError("--niter needs a model that masks a spectrogram; this one does not")
-    for module in spectral:
-        function, options = options_of(module.filter)
+    for module, function, options in masking:
         power = options["power"] if function is softmask else 1.0
         module.filter = partial(wiener, iterations=iterations, power=power)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import platform
@@ -49,17 +50,32 @@ def remove_stale(root: Path) -> None:
 
 
 def publish(sources: Sequence[Path], paths: Sequence[Path]) -> None:
-    """Moves complete files to their names; if one cannot be moved, none stays."""
-    moved: list[Path] = []
+    """Moves complete files to their names; if one cannot be moved, none is, and what had these names before has them again."""
+    begun: list[tuple[Path, Path, Path]] = []
     try:
         for source, path in zip(sources, paths, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
+            earlier = source.with_name(f"{source.name}.earlier")
+            begun.append((source, earlier, path))
+            if path.is_file():
+                _keep(path, earlier)
             os.replace(source, path)
-            moved.append(path)
     except BaseException as error:
-        for done in moved:
-            done.unlink(missing_ok=True)
+        for source, earlier, done in begun:
+            with contextlib.suppress(OSError):
+                if earlier.exists():
+                    os.replace(earlier, done)
+                elif not source.exists():
+                    done.unlink(missing_ok=True)
         if isinstance(error, OSError):
             reason = f"{error.strerror or error}"
             raise AudioError(f"{path}: cannot be written ({reason}); choose another --out or --filename.") from error
         raise
+
+
+def _keep(path: Path, earlier: Path) -> None:
+    """Gives a file one more name, or another where the file system knows but one."""
+    try:
+        os.link(path, earlier)
+    except OSError:
+        os.replace(path, earlier)

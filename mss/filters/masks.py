@@ -49,8 +49,10 @@ def fitted(V: Tensor, X: Tensor) -> Tensor:
     """V (b, n, c, f, k) for X (b, c, f, k), with what is 1 in V repeated: compiled code reads beyond an array that is shorter.
 
     Raises:
-        ValueError: V is of another shape.
+        ValueError: V is of another shape, or complex.
     """
+    if V.is_complex():
+        raise ValueError("V are magnitudes, not spectra; the filter of estimators that return spectra is as_is")
     try:
         return V.expand(len(X), -1, *X.shape[1:])
     except RuntimeError as error:
@@ -65,10 +67,11 @@ def _softmask(V: Tensor, X: Tensor, power: float, share: bool) -> Tensor:
     from mss.filters import _masks_cpu  # compiled code is loaded where it is wanted
 
     b, c, f, k = X.shape
+    V = fitted(V, X)
     if V.dtype == torch.float64:  # what single precision would make 0 or infinite has its share all the same
         V = V.clamp_max(torch.finfo(V.dtype).max)
         V = V / V.amax(1, keepdim=True).clamp_min(torch.finfo(V.dtype).tiny)
-    V = fitted(V.float(), X).contiguous()
+    V = V.float().contiguous()
     X = X.resolve_conj().transpose(-1, -2).contiguous()
     Y = empty((b, V.shape[1], c, k, f), X.dtype, X.device)
     strips = c * -(-f // _masks_cpu.STRIP)

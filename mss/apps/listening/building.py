@@ -157,10 +157,22 @@ def build(plan: Plan, out: Path) -> dict:
     sounds = {code: sounds[code] for code in sorted(sounds, key=lambda code: int(code[1:]))}
     about = json.dumps([key, list(sounds.values())], sort_keys=True)
     key["id"] = hashlib.sha256(about.encode()).hexdigest()[:16]
+    _check_free(out, key["id"])
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "test.json", json.dumps(key, indent=2, ensure_ascii=False).encode())
     write_whole(out / "index.html", _page(key, sounds).encode())
     return key
+
+
+def _check_free(out: Path, own: str) -> None:
+    """Refuses to write over the key of another test that has answers: without it nobody could tell what they are of."""
+    answers = list((out / "results").glob("*.json")) if (out / "test.json").is_file() else []
+    try:
+        other = json.loads((out / "test.json").read_bytes())["id"] if answers else own
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if other != own:
+        raise UsageError(f"{out} is another test, with {len(answers)} answers: choose another --out, or move them away")
 
 
 def _page(key: Mapping, sounds: Mapping[str, str]) -> str:
