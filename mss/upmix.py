@@ -22,6 +22,7 @@ from mss.apps.options import (
     check_output,
     encoding_of,
     name_of,
+    parsed,
     refusals,
 )
 from mss.cli import FAILED, UsageError, exit_code, pick_device, program, set_up_logging, start_torch
@@ -104,7 +105,7 @@ def _shares(text: str) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    return exit_code(lambda: run(parser().parse_intermixed_args(argv)))
+    return exit_code(lambda: run(parsed(parser(), argv)))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -235,6 +235,13 @@ def test_one_song_in_two_formats_is_told_apart_by_its_suffix(song, tmp_path, cap
     assert tree(tmp_path / "out") == [f"song.{suffix}/{stem}.wav" for suffix in ("flac", "wav") for stem in stems]
 
 
+def test_names_after_two_dashes_are_files(song, tmp_path, monkeypatch):
+    song.rename(song.with_name("-song.wav"))
+    monkeypatch.chdir(song.parent)
+    assert main(["-n", "hpss", "-o", str(tmp_path / "out"), "--", "-song.wav"]) == 0
+    assert tree(tmp_path / "out") == ["hpss/-song/harmonic.wav", "hpss/-song/percussive.wav"]
+
+
 def test_stems_of_another_length_are_not_skipped(song, tmp_path, capsys):
     assert run(song, "-o", tmp_path / "out", "--duration", "1") == 0
     assert run(song, "-o", tmp_path / "out", "--duration", "1", "--skip-existing") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,18 @@ TWO_STEMS = "spleeter-2stems"  # where its accompaniment is asked for
 PAGE_SECONDS, LONGEST_PAGE = 60.0, 600.0  # of a song; ten minutes of five stems are a gigabyte in a browser
 LIMIT = 1e9  # of all numbers; in seconds thirty years
 HIGHEST = {"mp3": 320, "ogg": 2000, "opus": 2000, "m4a": 4000}  # kbit/s of the lossy formats
+
+
+def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line of a verb with `inputs` before, between and after its options, and any names after "--".
+
+    Argparse itself loses what follows "--" where inputs and options may be mixed.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    args = parser.parse_intermixed_args(argv[:end])
+    args.inputs = [*args.inputs, *argv[end + 1 :]]
+    return args
 
 
 def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MODEL, said: str = "%(default)s") -> None:
