@@ -224,6 +224,19 @@ def two_sources(generator):
     return torch.stack([torch.stack(tones), torch.stack(bursts)], 1).unsqueeze(2)
 
 
+def test_slopes_are_finite_where_an_item_is_silent(generator):
+    x = torch.randn(2, 1, 3000, generator=generator)
+    x[0] = 0
+    X = TRANSFORM(x).requires_grad_()
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = DeepClustering(129, targets=2, dimension=4, hidden=8, layers=1)
+    points = net.embed(X)
+    (points * torch.randn(points.shape, generator=generator)).sum().backward()
+    assert X.grad.isfinite().all()
+    assert (X.grad[1] != 0).any()
+
+
 @pytest.mark.parametrize(
     ("net", "losses"),
     [
