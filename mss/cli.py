@@ -62,13 +62,12 @@ def exit_code(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         complain("interrupted: nothing half-written was left", unless_said=True)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output went away, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except OSError as error:
-        if error.errno != errno.ENOSPC or error.filename is not None:
-            raise
-        complain(f"error: standard output cannot be written ({error})")  # files have names, and are told with them
+        if not isinstance(error, BrokenPipeError):  # the reader of our output went away, as in `| head`
+            if error.errno != errno.ENOSPC or error.filename is not None:  # of a file, which is told with its name
+                raise
+            complain(f"error: standard output cannot be written ({error})")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         return FAILED
 
 

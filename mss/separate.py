@@ -147,8 +147,8 @@ def run(args: argparse.Namespace) -> int:
     mine = jobs[rank::world]
     skip = world > 1 if args.skip_existing is None else args.skip_existing
     excerpt = args.start, args.duration
-    others = {job.source for job in mine if skip and job.done and not of_length(job, excerpt)}
-    there = {job.source for job in mine if skip and job.done} - others
+    complete = [job for job in mine if skip and job.done]
+    there = {job.source for job in complete if of_length(job, excerpt)}
     todo = [job for job in mine if job.source not in there or (args.page and not page_of[job.source].is_file())]
     separate = partial(separate_file, separator, device=device, residual=residual, encoding=encoding)
     separate = partial(separate, clip_mode=args.clip_mode, excerpt=excerpt)
@@ -161,8 +161,9 @@ def run(args: argparse.Namespace) -> int:
     session.say(f"{args.model} on {device}: {len(mine)} {'file' if len(mine) == 1 else 'files'}{left_out}{share}")
     for name, problem in problems.items() if rank == 0 else ():
         session.failed(name, problem)
-    for source in sorted(others):
-        session.say(f"{source.name}: the stems that are there are of another length: separated again")
+    for job in complete:
+        if job.source not in there:
+            session.say(f"{job.source.name}: the stems that are there are of another length: separated again")
     for job in mine:
         if job not in todo:
             session.skipped(job)

@@ -136,7 +136,7 @@ def test_wiener_for_any_number_of_channels_batched(channels, generator):
 def test_models_of_another_shape_are_refused(shape, function, gradients):
     """Compiled code would read what is behind the array."""
     X = torch.ones(2, 2, 40, 30, dtype=torch.complex64)
-    with torch.set_grad_enabled(gradients), pytest.raises((ValueError, RuntimeError)):
+    with torch.set_grad_enabled(gradients), pytest.raises(ValueError, match="is not for X"):
         function(torch.ones(shape, requires_grad=gradients), X)
     with torch.no_grad(), pytest.raises(ValueError, match="V are magnitudes, not spectra"):
         function(X.unsqueeze(1), X)

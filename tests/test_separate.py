@@ -235,6 +235,15 @@ def test_one_song_in_two_formats_is_told_apart_by_its_suffix(song, tmp_path, cap
     assert tree(tmp_path / "out") == [f"song.{suffix}/{stem}.wav" for suffix in ("flac", "wav") for stem in stems]
 
 
+def test_a_folder_that_cannot_be_read_is_not_called_empty(song, tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / "empty", "-o", tmp_path / "out") == 1
+    assert "a folder without audio files" in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read all
+    assert run(tmp_path / "empty", "-o", tmp_path / "out") == 1
+    assert "a folder that cannot be read (no permission)" in capsys.readouterr().err
+
+
 def test_names_after_two_dashes_are_files(song, tmp_path, monkeypatch):
     song.rename(song.with_name("-song.wav"))
     monkeypatch.chdir(song.parent)

@@ -294,6 +294,9 @@ def test_the_card_is_what_the_hub_reads(saved, capsys, tmp_path):
     assert r"ten \| songs" in body
     assert f"mss.load({str(saved)!r})" in body
     assert "## Known limits" in body
+    assert share.main(["card", saved.resolve().as_uri()]) == 0
+    said = capsys.readouterr().out
+    assert f"mss.load({str(saved.resolve())!r})" in said  # which takes no file://
     mss.save(tiny(), tmp_path / "bare.safetensors", licence="Songs' Own", source="<script>\x1b[31m")
     assert share.main(["card", str(tmp_path / "bare.safetensors")]) == 0
     text = capsys.readouterr().out

@@ -115,10 +115,10 @@ def plan(sources: Sequence[Path], out: Path, template: str, *, model: str, stems
     jobs = []
     for source in sources:
         parent, track = source.resolve().parent.name, source.stem.removesuffix(".stem")
+        suffix = source.suffix.removeprefix(".")
         outputs = {}
         for stem in stems:
-            fields = {"model": model, "track": track, "stem": stem, "ext": ext, "parent": parent}
-            fields["suffix"] = source.suffix.removeprefix(".")
+            fields = {"model": model, "track": track, "stem": stem, "ext": ext, "parent": parent, "suffix": suffix}
             for field, value in fields.items():
                 if f"{{{field}}}" in template and (value in ("", ".", "..") or "/" in value or os.sep in value):
                     raise UsageError(

@@ -39,7 +39,12 @@ def ratio_mask(V: Tensor, power: float = 1.0, *, empty: Literal["share", "drop"]
 
 
 def softmask(V: Tensor, X: Tensor, power: float = 1.0, *, empty: Literal["share", "drop"] = "share") -> Tensor:
-    """Generalised Wiener filter: the mixture times `ratio_mask` (Liutkus & Badeau 2015). Sums to the mixture."""
+    """Generalised Wiener filter: the mixture times `ratio_mask` (Liutkus & Badeau 2015). Sums to the mixture.
+
+    Raises:
+        ValueError: `fitted` or `ratio_mask` refuses what it is given.
+    """
+    V = fitted(V, X)
     if power > 0 and X.dtype == torch.complex64 and untracked(V, X):
         return _softmask(V, X, float(power), empty == "share")
     return ratio_mask(V, power, empty=empty) * X.unsqueeze(1)
@@ -54,7 +59,7 @@ def fitted(V: Tensor, X: Tensor) -> Tensor:
     if V.is_complex():
         raise ValueError("V are magnitudes, not spectra; the filter of estimators that return spectra is as_is")
     try:
-        return V.expand(len(X), -1, *X.shape[1:])
+        return V.expand(X.shape[0], -1, *X.shape[1:])
     except RuntimeError as error:
         raise ValueError(
             f"V (b, n, c, f, k) of {tuple(V.shape)} is not for X (b, c, f, k) of {tuple(X.shape)}"
@@ -67,7 +72,6 @@ def _softmask(V: Tensor, X: Tensor, power: float, share: bool) -> Tensor:
     from mss.filters import _masks_cpu  # compiled code is loaded where it is wanted
 
     b, c, f, k = X.shape
-    V = fitted(V, X)
     if V.dtype == torch.float64:  # what single precision would make 0 or infinite has its share all the same
         V = V.clamp_max(torch.finfo(V.dtype).max)
         V = V / V.amax(1, keepdim=True).clamp_min(torch.finfo(V.dtype).tiny)

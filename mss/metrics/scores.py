@@ -71,9 +71,8 @@ class TargetScores:
 
     def medians(self) -> dict[str, float]:
         """The track's value of each metric, dB (PEASS: 0 to 100): medians over the frames that have one."""
-        frames = self.frames.masked_fill(
-            ~self.frames.isfinite(), torch.nan
-        )  # as files have it; a frame without error has none
+        # as files have it: a frame without any error has no number
+        frames = self.frames.masked_fill(~self.frames.isfinite(), torch.nan)
         medians = torch.nanquantile(frames, 0.5, dim=1).tolist()
         return {**dict(zip(METRICS, medians, strict=True)), WHOLE[0]: self.sdr, WHOLE[1]: self.usdr, **self.peass}
 

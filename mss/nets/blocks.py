@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mss.separator import copies, with_margins
 
-__all__ = ["DilatedBlocks", "Magnitudes", "UpConv2d", "convolutions", "full_precision", "mean_and_std"]
+__all__ = ["DilatedBlocks", "InStages", "Magnitudes", "convolutions", "full_precision", "mean_and_std"]
 
 KERNEL, HALF = (5, 3), (2, 1)  # of `convolutions`, bands or bins and frames
 # Just above the noise of 16 bits in an STFT of 4096 points. Below, where a codec has cut a song off, there is rounding alone,
@@ -115,7 +115,8 @@ class _Convolutions(nn.Sequential):
         """(b, maps, f, k) -> the same of other maps."""
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(x)
-        inside = x.device.type == "cpu" and x.dtype == torch.float32 and _has_onednn()
+        onednn = torch.backends.mkldnn
+        inside = onednn.is_available() and onednn.enabled and x.device.type == "cpu" and x.dtype == torch.float32
         x = x.to_mkldnn() if inside else x
         layers = list(self)
         while layers:
@@ -132,10 +133,6 @@ class _Convolutions(nn.Sequential):
                 weight, bias = weight.to_mkldnn(), bias.to_mkldnn()
             x = F.conv2d(x, weight, bias, padding=layer.padding)
         return x.to_dense() if inside else x
-
-
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
 
 
 def convolutions(*maps: int) -> nn.Sequential:
@@ -303,64 +300,3 @@ def _in_parallel(work: Callable[[Any], Any], jobs: Sequence, device: torch.devic
             return list(pool.map(worker, jobs))
     finally:
         torch.set_num_threads(threads)  # the setting is each thread's own, but also the default of threads to come
-
-
-class UpConv2d(nn.ConvTranspose2d):
-    """Transposed 5 x 5 convolution of stride 2 that doubles both axes exactly ("same" padding).
-
-    Has the parameters of `nn.ConvTranspose2d`, and its result cropped by one at the start and two at the end of either
-    axis, but computes it as a 3 x 3 convolution to four times the channels and a pixel shuffle (Shi et al. 2016): every
-    output pixel (2i + a, 2j + b) sees 3 x 3 input pixels at most, through the taps of its phase (a, b). The
-    transposed convolution of the libraries goes through a matrix 25 times as large as the input, which on a CPU costs up
-    to eight times as much. Eleven of the 36 taps of the four phases are 0: on a CPU many channels are convolved phase by phase,
-    without them.
-    """
-
-    MANY = 32  # channels that come out; few are put together faster than one by one
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=5, stride=2)
-        self._kept: tuple[object, list[Tensor]] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, in, h, w) -> (b, out, 2h, 2w)."""
-        kernels = self._kernels()
-        if len(kernels) == 1:
-            return F.pixel_shuffle(F.conv2d(x, kernels[0], self.bias.repeat_interleave(4), padding=1), 2)
-        b, _, h, w = x.shape
-        y = x.new_empty(b, self.out_channels, h, 2, w, 2)
-        for phase, kernel in zip(PHASES, kernels, strict=True):
-            y[:, :, :, phase[0], :, phase[1]] = F.conv2d(x, kernel, self.bias, padding=1)[..., :h, :w]
-        return y.view(b, self.out_channels, 2 * h, 2 * w)
-
-    def train(self, mode: bool = True) -> UpConv2d:
-        """Forgets the kernels: fused optimizers and what writes to `.data` change the weight where torch counts no change."""
-        self._kept = None
-        return super().train(mode)
-
-    def _kernels(self) -> list[Tensor]:
-        """One of all phases, (4 * out, in, 3, 3), or four of (out, in, 2 or 3, 2 or 3). Made anew only when the weight has
-        changed, as torch counts it, or after `train` and `eval`: on a CPU making them takes half as long as convolving with
-        them."""
-        if torch.is_grad_enabled():
-            self._kept = None
-        if torch.is_grad_enabled() or self.weight.device.type != "cpu" or self.weight.is_inference():
-            return [self._rearranged()]
-        state = (self.weight.data_ptr(), self.weight._version, self.weight.dtype)
-        if self._kept is None or self._kept[0] != state:
-            self._kept = state, self._by_phase() if self.out_channels >= self.MANY else [self._rearranged()]
-        return self._kept[1]
-
-    def _rearranged(self) -> Tensor:
-        inputs, outputs = self.weight.shape[:2]
-        # Along an axis, output 2i + a takes tap k from input i + (a + 1 - k) / 2: with one zero tap in front, the taps of
-        # phase a are every second one, and the last of them meets the input on the left.
-        taps = F.pad(self.weight, (1, 0, 1, 0)).view(inputs, outputs, 3, 2, 3, 2).flip(2, 4)
-        return taps.permute(1, 3, 5, 0, 2, 4).reshape(4 * outputs, inputs, 3, 3)
-
-    def _by_phase(self) -> list[Tensor]:
-        taps = self.weight.transpose(0, 1).flip(2, 3)  # from the last tap on: those of phase 1 and of phase 0 in turn
-        return [taps[:, :, 1 - a :: 2, 1 - b :: 2].contiguous() for a, b in PHASES]
-
-
-PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))

@@ -166,13 +166,13 @@ def build(plan: Plan, out: Path) -> dict:
 
 def _check_free(out: Path, own: str) -> None:
     """Refuses to write over the key of another test that has answers: without it nobody could tell what they are of."""
-    answers = list((out / "results").glob("*.json")) if (out / "test.json").is_file() else []
+    results = out / "results"
     try:
-        other = json.loads((out / "test.json").read_bytes())["id"] if answers else own
-    except (OSError, ValueError, KeyError, TypeError):
+        other = json.loads((out / "test.json").read_bytes())["id"]
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or none that could be told
         return
-    if other != own:
-        raise UsageError(f"{out} is another test, with {len(answers)} answers: choose another --out, or move them away")
+    if other != own and any(results.glob("*.json")):
+        raise UsageError(f"{out} is another test, with answers in {results}: choose another --out, or move them away")
 
 
 def _page(key: Mapping, sounds: Mapping[str, str]) -> str:
